@@ -1,0 +1,191 @@
+"""The command `bcaudio`: arguments only; what it starts is imported when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bcaudio import __version__
+
+USER_ERROR, INTERRUPTED = 2, 130
+OVERRIDES = "key.path=value; lists by index (a.0.b=1); +a.b=1 adds a key"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line.
+
+    Returns:
+        exit code: 0, 1 (something failed), 2 (the user's mistake; one line per problem), 130 (Ctrl-C).
+
+    With BCAUDIO_TRACEBACK=1 in the environment errors come with their traceback.
+    """
+    args = _parse(argv)
+    try:
+        return args.function(args) or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `bcaudio show ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return USER_ERROR
+    except (ValueError, OSError) as error:
+        if os.environ.get("BCAUDIO_TRACEBACK", "0") not in ("", "0"):
+            raise
+        for line in _describe(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return USER_ERROR
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"no space left on {error.filename or 'the disk'}; free some and run the same command again"
+    if isinstance(error, FileNotFoundError) and error.errno and error.filename:
+        return f"{error.filename}: no such file or folder"
+    return str(error) or type(error).__name__
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bcaudio", description="Train, evaluate and talk to an audio language model.")
+    parser.add_argument("--version", action="version", version=f"bcaudio {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    show = _command(commands, "show", _show, "print a recipe with everything resolved, and check it")
+    show.add_argument("recipe", type=Path)
+    _overrides(show)
+
+    run = _command(commands, "run", _run, "run all stages of a pipeline that are not done")
+    run.add_argument("pipeline", type=Path)
+    run.add_argument("--only", nargs="+", action="extend", default=[], metavar="STAGE", help="just these stages")
+    run.add_argument("--from", dest="start", metavar="STAGE", help="just this stage and all that depends on it")
+    run.add_argument("--jobs", type=int, metavar="N", help="stages at a time (default: 2, or 1 on a single core)")
+    _overrides(run, "run_dir=FOLDER or STAGE.key.path=value")
+
+    status = _command(commands, "status", _status, "what is done, stale or cut off")
+    status.add_argument("pipeline", type=Path, help="pipeline file or run folder")
+    _overrides(status, "as for run")
+
+    for name, function, text in (
+        ("train", _train, "run one training stage"),
+        ("evaluate", _evaluate, "run one evaluation"),
+        ("report", _report, "write the report"),
+    ):
+        command = _command(commands, name, function, text)
+        command.add_argument("recipe", type=Path)
+        _overrides(command)
+
+    say = _command(commands, "say", _say, "answer a spoken question")
+    say.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder of a pipeline")
+    say.add_argument("--audio", type=Path, required=True, metavar="WAV", help="the question")
+    say.add_argument("--out", type=Path, required=True, metavar="WAV", help="where the answer goes")
+
+    shards = _command(commands, "shards", _shards, "look at shards")
+    shards.add_argument("action", choices=("ls", "verify", "stats", "show"))
+    shards.add_argument("paths", nargs="+", metavar="PATH", help="shard or glob; for show the last one is the key of the sample")
+
+    args, rest = parser.parse_known_args(argv)
+    # argparse takes no more positional arguments after an option: `run P --jobs 2 a.b=c`
+    if unknown := [text for text in rest if not (hasattr(args, "overrides") and _is_override(text))]:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if hasattr(args, "overrides"):
+        args.overrides += rest
+        if misplaced := [text for text in args.overrides if not _is_override(text)]:
+            parser.error(f"{misplaced[0]}: not an override; write key.path=value")
+    if args.command == "run":  # `--only a b c.d=e` takes everything that follows
+        args.overrides += [text for text in args.only if _is_override(text)]
+        args.only = [text for text in args.only if not _is_override(text)]
+    if args.command == "shards" and args.action == "show" and len(args.paths) < 2:
+        parser.error("shards show needs PATH... and the KEY of a sample")
+    return args
+
+
+def _command(
+    commands: argparse._SubParsersAction, name: str, function: Callable[[argparse.Namespace], int | None], text: str
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    parser.set_defaults(function=function)
+    return parser
+
+
+def _overrides(parser: argparse.ArgumentParser, text: str = OVERRIDES) -> None:
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=text)
+
+
+def _is_override(text: str) -> bool:
+    return "=" in text and not text.startswith("-")
+
+
+def _show(args: argparse.Namespace) -> None:
+    from bcaudio.recipe.check import check_recipe
+    from bcaudio.recipe.graph import COMMANDS, PIPELINE_KEYS, check_pipeline, load_pipeline
+    from bcaudio.recipe.load import dump_recipe, load_recipe
+
+    recipe = load_recipe(args.recipe, missing_ok=True)
+    if "stages" in recipe and recipe.keys() <= PIPELINE_KEYS:
+        pipeline = load_pipeline(args.recipe, args.overrides)
+        print(dump_recipe(pipeline.source), end="", flush=True)
+        check_pipeline(pipeline)
+        return
+    recipe = load_recipe(args.recipe, args.overrides, missing_ok=True)
+    print(dump_recipe(recipe), end="", flush=True)
+    command = COMMANDS["train"] if "module" in recipe else None
+    check_recipe(recipe, args.recipe, command.schema if command else None, command.given if command else None)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from bcaudio.recipe.graph import load_pipeline
+    from bcaudio.recipe.schedule import run_pipeline
+
+    pipeline = load_pipeline(args.pipeline, args.overrides)
+    code = run_pipeline(pipeline, args.only, args.start, args.jobs)
+    if (pipeline.run_dir / "results.json").exists():
+        from bcaudio.evaluation.report import results_table
+
+        print(results_table(pipeline.run_dir))
+    if (page := pipeline.run_dir / "report" / "index.html").exists():
+        print(f"report: {page}")
+    return code
+
+
+def _status(args: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from bcaudio.recipe.display import status_table
+    from bcaudio.recipe.graph import load_pipeline
+
+    Console().print(status_table(load_pipeline(args.pipeline, args.overrides)))
+
+
+def _train(args: argparse.Namespace) -> None:
+    from bcaudio.train import train
+
+    train(args.recipe, args.overrides)
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from bcaudio.evaluate import evaluate
+
+    evaluate(args.recipe, args.overrides)
+
+
+def _report(args: argparse.Namespace) -> None:
+    from bcaudio.evaluation.report import report
+
+    report(args.recipe, args.overrides)
+
+
+def _say(args: argparse.Namespace) -> None:
+    from bcaudio.inference.say import say
+
+    say(args.run, args.audio, args.out)
+
+
+def _shards(args: argparse.Namespace) -> int:
+    from bcaudio.data import inspect
+
+    if args.action == "show":
+        return inspect.show(args.paths[:-1], args.paths[-1])
+    return getattr(inspect, args.action)(args.paths)

@@ -1,0 +1,1 @@
+"""Samples, shards, tasks, sequences and batches: from a shard on disk to what a model eats."""

@@ -1,0 +1,244 @@
+"""Samples -> tensors: padded audio batches and packed token batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bcaudio.data.schema import Sample
+from bcaudio.data.sequence import IGNORE, AudioAs, SequenceBuilder, TokenSequence
+from bcaudio.data.tasks import segments_of
+from bcaudio.text.tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Item:
+    """What the data module hands to a collate: a sample, the recipe's task for it, and its audio per sample rate (int16 [N])."""
+
+    sample: Sample
+    task: str
+    waveforms: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+class _Batch:
+    """Moves to a device the way Lightning asks for it."""
+
+    def to(self, device: torch.device | str, **kwargs: object) -> _Batch:
+        moved = {}
+        for spec in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, spec.name)
+            if isinstance(value, Tensor | _Batch):
+                moved[spec.name] = value.to(device)
+            elif isinstance(value, dict):
+                moved[spec.name] = {key: item.to(device) for key, item in value.items()}
+        return replace(self, **moved)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class PackedBatch(_Batch):
+    """Documents packed into rows; a document never crosses a row and never sees another.
+
+    Args:
+        input_ids: [B, T]; position_ids: [B, T], restarting at every document.
+        codes: [N, K], one row per `audio_pad`, row-major; labels: [B, T]; audio_labels: [B, T, K]; both already shifted, -100 ignored.
+        items: the samples inside, for validation and error messages.
+        step: the global step whose batch this is.
+    """
+
+    input_ids: Tensor
+    position_ids: Tensor
+    codes: Tensor
+    labels: Tensor
+    audio_labels: Tensor
+    items: list[Item]
+    step: int = 0
+
+    @property
+    def size(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True)
+class AudioBatch(_Batch):
+    """Clips padded with zeros.
+
+    Args:
+        waveforms: sample_rate -> [B, N] float32; lengths: sample_rate -> [B] samples.
+        codes: [B, T, K] padded with 0 and num_codes: [B], when the shards carry codes.
+        items: the samples; step: the global step.
+    """
+
+    waveforms: dict[int, Tensor]
+    lengths: dict[int, Tensor]
+    items: list[Item]
+    codes: Tensor | None = None
+    num_codes: Tensor | None = None
+    step: int = 0
+
+    @property
+    def size(self) -> int:
+        return len(self.items)
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [item.sample for item in self.items]
+
+
+@dataclass(frozen=True)
+class AlignedBatch(_Batch):
+    """Clips and, row by row, the text sequence a language model reads around each of them (tokenizer training)."""
+
+    audio: AudioBatch
+    text: PackedBatch
+    step: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.audio.size
+
+    @property
+    def items(self) -> list[Item]:
+        return self.audio.items
+
+
+def pack(sequences: Sequence[TokenSequence], row_tokens: int, pad_id: int, items: list[Item]) -> PackedBatch:
+    """Best-fit packing into rows of `row_tokens` (or the longest sequence, if that is longer); 0 gives every document a row, in order."""
+    capacity = max(row_tokens, max(len(sequence) for sequence in sequences))
+    rows: list[list[TokenSequence]] = []
+    room: list[int] = []
+    for sequence in sorted(sequences, key=len, reverse=True) if row_tokens else sequences:
+        fitting = [i for i, free in enumerate(room) if free >= len(sequence) and row_tokens]
+        if fitting:
+            best = min(fitting, key=lambda i: room[i])
+            rows[best].append(sequence)
+            room[best] -= len(sequence)
+        else:
+            rows.append([sequence])
+            room.append(capacity - len(sequence))
+    width = capacity - min(room)
+    num_codebooks = sequences[0].codes.shape[1]
+    input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
+    position_ids = np.zeros((len(rows), width), dtype=np.int64)
+    labels = np.full((len(rows), width), IGNORE, dtype=np.int64)
+    audio_labels = np.full((len(rows), width, num_codebooks), IGNORE, dtype=np.int64)
+    codes: list[np.ndarray] = []
+    for r, row in enumerate(rows):
+        start = 0
+        for sequence in row:
+            end = start + len(sequence)
+            input_ids[r, start:end] = sequence.input_ids
+            position_ids[r, start:end] = np.arange(len(sequence))
+            labels[r, start:end] = sequence.labels
+            audio_labels[r, start:end] = sequence.audio_labels
+            codes.append(sequence.codes)
+            start = end
+        position_ids[r, start:] = np.arange(width - start)  # the tail is a document of its own
+    return PackedBatch(
+        *(torch.from_numpy(array) for array in (input_ids, position_ids, np.concatenate(codes), labels, audio_labels)), items=items
+    )
+
+
+class SequenceCollate:
+    """Items -> PackedBatch.
+
+    Args:
+        tokenizer: folder of the text tokenizer.
+        codebook_sizes: of the codes in the shards; empty for a text-only model.
+        row_tokens: length of a packed row.
+        audio_as: see SequenceBuilder.
+    """
+
+    sample_rates: tuple[int, ...] = ()
+
+    def __init__(self, tokenizer: str, codebook_sizes: Sequence[int] = (), row_tokens: int = 256, audio_as: AudioAs = "codes") -> None:
+        self.builder = SequenceBuilder(TextTokenizer(tokenizer), codebook_sizes, audio_as)
+        self.row_tokens = row_tokens
+
+    def __call__(self, items: list[Item], rng: np.random.Generator) -> PackedBatch:
+        sequences = []
+        for item in items:
+            try:
+                sequences.append(self.builder.sequence(segments_of(item.task, item.sample), rng))
+            except ValueError as error:
+                raise ValueError(f"{item.sample.key}, task {item.task}: {error}") from error
+        return pack(sequences, self.row_tokens, self.builder.special.eos, items)
+
+
+class AudioCollate:
+    """Items -> AudioBatch.
+
+    Args:
+        sample_rates: the rates to deliver, Hz.
+        crop_s: cut a random window of this length (shorter clips are padded); null keeps whole clips. The window starts at the same time at every rate.
+    """
+
+    def __init__(self, sample_rates: Sequence[int] = (16000,), crop_s: float | None = None) -> None:
+        self.sample_rates = tuple(sample_rates)
+        self.crop_s = crop_s
+
+    def __call__(self, items: list[Item], rng: np.random.Generator) -> AudioBatch:
+        starts = rng.random(len(items))
+        waveforms, lengths = {}, {}
+        for rate in self.sample_rates:
+            clips = [item.waveforms[rate] for item in items]
+            if self.crop_s is not None:
+                window = round(self.crop_s * rate)
+                clips = [self._crop(clip, window, share) for clip, share in zip(clips, starts, strict=True)]
+            width = max(len(clip) for clip in clips)
+            joined = np.zeros((len(clips), width), dtype=np.float32)
+            for row, clip in zip(joined, clips, strict=True):
+                row[: len(clip)] = clip.astype(np.float32) / 32768.0
+            waveforms[rate] = torch.from_numpy(joined)
+            lengths[rate] = torch.tensor([len(clip) for clip in clips])
+        codes, num_codes = self._codes(items)
+        return AudioBatch(waveforms, lengths, items, codes, num_codes)
+
+    @staticmethod
+    def _crop(clip: np.ndarray, window: int, share: float) -> np.ndarray:
+        if len(clip) <= window:
+            return np.pad(clip, (0, window - len(clip)))
+        start = int(share * (len(clip) - window))
+        return clip[start : start + window]
+
+    @staticmethod
+    def _codes(items: list[Item]) -> tuple[Tensor | None, Tensor | None]:
+        rows = [item.sample.codes for item in items]
+        if any(row is None for row in rows):
+            return None, None
+        joined = np.zeros((len(rows), max(len(row) for row in rows), rows[0].shape[1]), dtype=np.int64)
+        for target, row in zip(joined, rows, strict=True):
+            target[: len(row)] = row
+        return torch.from_numpy(joined), torch.tensor([len(row) for row in rows])
+
+
+class AlignedCollate(AudioCollate):
+    """Items -> AlignedBatch: whole clips at 16 kHz, and their task's sequence with one `audio_pad` per audio token.
+
+    Args:
+        tokenizer: folder of the text tokenizer.
+        pooling: encoder frames (50 Hz) per audio token.
+    """
+
+    def __init__(self, tokenizer: str, pooling: int = 4) -> None:
+        super().__init__(sample_rates=(16000,))
+        self.builder = SequenceBuilder(TextTokenizer(tokenizer))
+        self.pooling = pooling
+
+    def __call__(self, items: list[Item], rng: np.random.Generator) -> AlignedBatch:
+        sequences = []
+        for item in items:
+            num_codes = num_tokens(len(item.waveforms[16000]), pooling=self.pooling)
+            empty = np.zeros((num_codes, 0), dtype=np.int64)
+            segments = [replace(s, codes=empty) if s.modality == "audio" else s for s in segments_of(item.task, item.sample)]
+            sequences.append(self.builder.sequence(segments, rng))
+        return AlignedBatch(super().__call__(items, rng), pack(sequences, 0, self.builder.special.eos, items))
+
+
+def num_tokens(num_samples: int, hop_length: int = 160, stride: int = 2, pooling: int = 4) -> int:
+    """Audio tokens of a clip at 16 kHz (released_model section 3.4)."""
+    num_frames = num_samples // hop_length + 1
+    return ((num_frames - 1) // stride + 1) // pooling

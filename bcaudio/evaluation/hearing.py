@@ -1,0 +1,108 @@
+"""The ears of the evaluation: the auditor, and PocketSphinx with a grammar of English numbers as a second opinion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from bcaudio.audio.io import resample
+from bcaudio.evaluation.benchmark import NotRunError
+from bcaudio.models.ctc_recognizer import CTCRecognizer
+
+TARGET_RATE = 16000
+SILENCE_S = 0.3
+MIN_SAMPLES = 1600
+
+NUMBER_WORDS = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+    "twenty",
+    "thirty",
+    "forty",
+    "fifty",
+    "sixty",
+    "seventy",
+    "eighty",
+    "ninety",
+    "hundred",
+    "thousand",
+]
+
+
+def auditor_of(system: Any) -> CTCRecognizer:
+    """The system's auditor; NotRunError without one."""
+    auditor = getattr(system, "auditor", None)
+    if auditor is None:
+        raise NotRunError("the system has no auditor; name a trained CTCRecognizer in the recipe")
+    return auditor
+
+
+def hear(auditor: CTCRecognizer, waveforms: Sequence[np.ndarray], sample_rate: int, batch_size: int = 32) -> list[str]:
+    """What the auditor hears in each waveform [N] at `sample_rate` Hz: its units joined by spaces; "" for less than 0.1 s of
+    sound.
+    """
+    clips = [resample(np.asarray(waveform, dtype=np.float32), sample_rate, TARGET_RATE) for waveform in waveforms]
+    device = next(auditor.parameters()).device
+    texts = [""] * len(clips)
+    order = sorted((i for i, clip in enumerate(clips) if len(clip) >= MIN_SAMPLES), key=lambda i: len(clips[i]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        lengths = torch.tensor([len(clips[i]) for i in chosen])
+        joined = torch.zeros(len(chosen), int(lengths.max()))
+        for row, i in zip(joined, chosen, strict=True):
+            row[: len(clips[i])] = torch.from_numpy(clips[i])
+        for i, units in zip(chosen, auditor.transcribe(joined.to(device), lengths.to(device)), strict=True):
+            texts[i] = " ".join(units)
+    return texts
+
+
+class SphinxEar:
+    """PocketSphinx' bundled English acoustic model, bound to a grammar: any sequence of English number words.
+
+    Raises:
+        NotRunError: pocketsphinx is not installed.
+    """
+
+    def __init__(self, words: Sequence[str] = NUMBER_WORDS) -> None:
+        try:
+            from pocketsphinx import Decoder
+        except ImportError as error:
+            raise NotRunError("pocketsphinx is not installed (pip install pocketsphinx)") from error
+        self.decoder = Decoder(lm=None, loglevel="FATAL")
+        self.decoder.add_jsgf_string("numbers", f"#JSGF V1.0; grammar numbers; public <s> = ( {' | '.join(words)} )+;")
+        self.decoder.activate_search("numbers")
+
+    def hear(self, waveform: np.ndarray, sample_rate: int) -> str:
+        """What is heard in a waveform [N] at `sample_rate` Hz; "" where the grammar fits nothing."""
+        clip = resample(np.asarray(waveform, dtype=np.float32), sample_rate, TARGET_RATE)
+        peak = float(np.abs(clip).max()) if len(clip) else 0.0
+        if len(clip) < MIN_SAMPLES or peak == 0.0:
+            return ""
+        silence = np.zeros(round(SILENCE_S * TARGET_RATE), dtype=np.float32)  # its noise estimate needs a margin
+        samples = np.concatenate([silence, clip / peak * 0.7, silence])
+        self.decoder.start_utt()
+        self.decoder.process_raw((samples * 32767).astype(np.int16).tobytes(), full_utt=True)
+        self.decoder.end_utt()
+        hypothesis = self.decoder.hyp()
+        return hypothesis.hypstr if hypothesis is not None else ""

@@ -1,0 +1,1 @@
+"""Whole models in plain torch (transformers for the language model)."""

@@ -1,0 +1,1 @@
+"""Tokens of text and normal forms for scoring."""

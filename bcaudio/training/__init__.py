@@ -1,0 +1,1 @@
+"""LightningModules: one per component; they wire models, losses and optimizers, nothing else."""

@@ -1,0 +1,60 @@
+"""`python -m data_prep run RECIPE [key=value ...]`: run the job of a data recipe and leave a done-record in its folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bcaudio.recipe.build import build
+from bcaudio.recipe.check import check_recipe
+from bcaudio.recipe.load import load_recipe
+from bcaudio.recipe.record import Progress, stage_record
+
+DATA_KEYS = frozenset({"extends", "name", "paper", "seed", "threads", "takes", "out", "job"})
+
+
+def run(path: str | Path, overrides: Sequence[str] = ()) -> Path:
+    """Check the recipe, build `job` and call `job.run(out, seed, progress)`; what it returns goes into `out/stage.json`.
+
+    Returns:
+        The folder `out`.
+
+    Raises:
+        ValueError: every problem of the recipe, one per line; or what the job says.
+    """
+    recipe = load_recipe(path, overrides)
+    check_recipe(recipe, path, schema=DATA_KEYS, given={})
+    missing = [key for key in ("out", "job", "seed") if key not in recipe]
+    if missing:
+        raise ValueError(f"{path}: {', '.join(missing)} missing; a data recipe has out, seed and job")
+    os.environ["OMP_NUM_THREADS"] = str(recipe.get("threads", 1))  # for the processes that the job starts
+    out = Path(recipe["out"])
+    takes = {name: Path(folder) for name, folder in (recipe.get("takes") or {}).items()}
+    job = build(recipe["job"], "job")
+    with stage_record(out, recipe, takes) as record:
+        record.add(**job.run(out, recipe["seed"], Progress(out, total=1)))
+    return out
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns 0, or 2 after a user's mistake, which is printed without a traceback."""
+    parser = argparse.ArgumentParser(prog="python -m data_prep", description="raw audio and text -> shards")
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("run", help="run a data recipe")
+    command.add_argument("recipe", type=Path)
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    given = parser.parse_args(arguments)
+    try:
+        out = run(given.recipe, given.overrides)
+    except (ValueError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Steps of data preparation, one per file."""

@@ -1,0 +1,75 @@
+"""An utterance becomes a sample with its waveform."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+
+from bcaudio.audio.io import read_audio
+from bcaudio.data.schema import Sample, Span
+from bcaudio.data.shards import SAMPLE_RATE
+from data_prep.steps.synthesize import MARGIN_S, synthesize
+from data_prep.utterance import Rejected, Utterance
+
+_COPIED = (
+    "key", "corpus", "split", "language", "speaker", "text", "translation", "target_language", "answer", "source", "licence",
+)
+PAUSE_S = (0.12, 0.25)  # between two spans, their margins included
+
+
+def make_clip(utterance: Utterance, scratch: Path, max_duration_s: float) -> tuple[Sample, np.ndarray | None]:
+    """Synthesise or read one utterance; a pure function of its arguments and the recording.
+
+    Every span is spoken on its own and joined with a pause, so the times of the spans are exact.
+
+    Returns:
+        The sample and float32 [N] at 24 kHz, or None for text only.
+
+    Raises:
+        Rejected: empty, unreadable, longer than `max_duration_s`, or synthesis failed.
+    """
+    waveform: np.ndarray | None = None
+    spans = [Span(part.text, 0.0, 0.0, part.role) for part in utterance.parts]
+    if utterance.audio is not None:
+        waveform = _recorded(scratch / utterance.audio)
+        spans = [Span(utterance.text, 0.0, len(waveform) / SAMPLE_RATE, utterance.parts[0].role)]
+    elif any(part.timbre for part in utterance.parts):
+        waveform, spans = _spoken(utterance)
+    duration_s = 0.0 if waveform is None else len(waveform) / SAMPLE_RATE
+    if duration_s > max_duration_s:
+        raise Rejected("too long", round(duration_s, 2))
+    sample = Sample(**{field: getattr(utterance, field) for field in _COPIED}, spans=tuple(spans), duration_s=duration_s)
+    return sample, waveform
+
+
+def _recorded(path: Path) -> np.ndarray:
+    if path.is_file() and path.stat().st_size == 0:
+        raise Rejected("empty", "0 bytes")
+    try:
+        waveform = read_audio(path, SAMPLE_RATE)
+    except (ValueError, FileNotFoundError) as error:
+        raise Rejected("unreadable", str(error).replace(f"{path.parent}/", "")) from error
+    if np.abs(waveform).max() < 1e-4:
+        raise Rejected("empty", f"peak {np.abs(waveform).max():.1e}")
+    return waveform
+
+
+def _spoken(utterance: Utterance) -> tuple[np.ndarray, list[Span]]:
+    rng = random.Random(utterance.key)
+    pieces: list[np.ndarray] = []
+    spans: list[Span] = []
+    position = 0
+    for part in utterance.parts:
+        if part.timbre is None:
+            raise Rejected("synthesis failed", f"span {part.text!r} has no timbre")
+        if pieces:
+            pause = round((rng.uniform(*PAUSE_S) - 2 * MARGIN_S) * SAMPLE_RATE)
+            pieces.append(np.zeros(pause, np.float32))
+            position += pause
+        waveform = synthesize(part.text, utterance.language, part.timbre).waveform
+        pieces.append(waveform)
+        spans.append(Span(part.text, position / SAMPLE_RATE, (position + len(waveform)) / SAMPLE_RATE, part.role))
+        position += len(waveform)
+    return np.concatenate(pieces), spans

@@ -1,0 +1,123 @@
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bcaudio.recipe.load import load_recipe
+from bcaudio.recipe.record import Progress, read_json, stage_key, stage_record
+
+RECIPE = {"seed": 7, "out": "o", "takes": {}, "data": {"batch_size": 2}}
+
+
+def record_of(out: Path) -> dict[str, Any]:
+    return json.loads((out / "stage.json").read_text())
+
+
+def test_a_finished_stage_is_done_with_what_was_added(tmp_path: Path) -> None:
+    with stage_record(tmp_path / "s", RECIPE) as record:
+        assert record_of(tmp_path / "s")["status"] == "running"
+        record.add(metrics={"wer": np.float32(0.5), "path": Path("x")})
+    found = record_of(tmp_path / "s")
+    assert (found["status"], found["seed"], found["attempts"], found["metrics"]) == ("done", 7, 1, {"wer": 0.5, "path": "x"})
+    assert found["peak_memory_mb"] > 10
+    assert {"bcaudio", "python", "torch", "transformers", "lightning", "numpy"} <= found["versions"].keys()
+    assert load_recipe(tmp_path / "s" / "recipe.yaml") == RECIPE
+    assert not list((tmp_path / "s").glob("*.tmp"))
+
+
+def test_failure_and_interrupt_are_told_apart_and_resuming_adds_up(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), stage_record(tmp_path / "s", RECIPE):
+        time.sleep(0.06)
+        raise RuntimeError("loss is\nnan")
+    found = record_of(tmp_path / "s")
+    assert (found["status"], found["reason"]) == ("failed", "RuntimeError: loss is nan")
+    with pytest.raises(SystemExit), stage_record(tmp_path / "s", RECIPE):
+        time.sleep(0.06)
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(1)  # noqa: B904 (as Lightning does)
+    assert record_of(tmp_path / "s")["status"] == "interrupted"
+    with stage_record(tmp_path / "s", RECIPE):
+        pass
+    found = record_of(tmp_path / "s")
+    assert (found["status"], found["attempts"]) == ("done", 3)
+    assert "reason" not in found
+    assert found["wall_s"] >= 0.12
+
+
+def _begin(out: Path) -> None:
+    with stage_record(out, RECIPE):
+        Progress(out, 10).step(3, loss=1.0)
+        time.sleep(60)
+
+
+def test_a_killed_stage_goes_on_and_a_living_one_is_left_alone(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=_begin, args=(tmp_path / "s",))
+    process.start()
+    while not (tmp_path / "s" / "progress.json").exists():
+        time.sleep(0.01)
+    with pytest.raises(ValueError, match=f"process {process.pid} is writing"), stage_record(tmp_path / "s", RECIPE):
+        pass
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    with stage_record(tmp_path / "s", RECIPE):
+        pass
+    assert record_of(tmp_path / "s")["attempts"] == 2
+
+
+def test_a_folder_made_of_something_else_is_moved_not_mixed(tmp_path: Path) -> None:
+    for batch_size in (2, 3, 4):
+        with stage_record(tmp_path / "s", {**RECIPE, "data": {"batch_size": batch_size}}):
+            (tmp_path / "s" / "checkpoint").touch(exist_ok=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "s.stale-1", "s.stale-2"]
+
+
+def test_the_key_follows_content_not_place() -> None:
+    def recipe(root: str, **more: Any) -> dict[str, Any]:
+        return {
+            "out": f"{root}/a",
+            "takes": {"data": f"{root}/p"},
+            "shards": f"{root}/p/*.tar",
+            "log": f"{root}/a/l",
+            "threads": 1,
+            **more,
+        }
+
+    key = stage_key(recipe("runs/x"), {"data": "k"})
+    assert stage_key(recipe("elsewhere", threads=2, name="n"), {"data": "k"}) == key
+    assert stage_key(recipe("runs/x"), {"data": "k2"}) != key
+    assert stage_key(recipe("runs/x", seed=1), {"data": "k"}) != key
+    assert stage_key(recipe("runs/x", shards="runs/x/pp"), {"data": "k"}) != key
+
+
+def test_the_keys_of_taken_folders_are_recorded(tmp_path: Path) -> None:
+    with stage_record(tmp_path / "p", RECIPE) as first:
+        pass
+    with stage_record(tmp_path / "s", {"takes": {"data": str(tmp_path / "p")}}, {"data": tmp_path / "p"}) as second:
+        pass
+    assert record_of(tmp_path / "s")["takes"] == {"data": {"folder": str(tmp_path / "p"), "key": first.key}}
+    assert second.key == stage_key(second.recipe, {"data": first.key})
+
+
+def test_only_rank_zero_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with stage_record(tmp_path / "s", RECIPE) as record:
+        record.add(x=1)
+    assert not (tmp_path / "s").exists()
+
+
+def test_progress_is_written_at_most_once_a_second_and_at_the_end(tmp_path: Path) -> None:
+    progress = Progress(tmp_path, 3)
+    steps = []
+    for n in (1, 2, 3):
+        progress.step(n, loss=np.float32(0.5))
+        steps.append(read_json(tmp_path / "progress.json")["step"])
+    assert steps == [1, 1, 3]
+    assert read_json(tmp_path / "progress.json")["numbers"] == {"loss": 0.5}
