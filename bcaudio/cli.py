@@ -119,8 +119,7 @@ def _is_override(text: str) -> bool:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from bcaudio.recipe.check import check_recipe
-    from bcaudio.recipe.graph import COMMANDS, PIPELINE_KEYS, check_pipeline, load_pipeline
+    from bcaudio.recipe.graph import COMMAND_OF_KEY, COMMANDS, PIPELINE_KEYS, Command, check_pipeline, load_pipeline
     from bcaudio.recipe.load import dump_recipe, load_recipe
 
     recipe = load_recipe(args.recipe, missing_ok=True)
@@ -131,8 +130,8 @@ def _show(args: argparse.Namespace) -> None:
         return
     recipe = load_recipe(args.recipe, args.overrides, missing_ok=True)
     print(dump_recipe(recipe), end="", flush=True)
-    command = COMMANDS["train"] if "module" in recipe else None
-    check_recipe(recipe, args.recipe, command.schema if command else None, command.given if command else None)
+    command = next((COMMANDS[name] for key, name in COMMAND_OF_KEY.items() if key in recipe), Command(()))
+    command.check(recipe, args.recipe)
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -159,28 +158,28 @@ def _status(args: argparse.Namespace) -> None:
     Console().print(status_table(load_pipeline(args.pipeline, args.overrides)))
 
 
-def _train(args: argparse.Namespace) -> None:
+def _train(args: argparse.Namespace) -> int | None:
     from bcaudio.train import train
 
-    train(args.recipe, args.overrides)
+    return train(args.recipe, args.overrides)
 
 
-def _evaluate(args: argparse.Namespace) -> None:
+def _evaluate(args: argparse.Namespace) -> int | None:
     from bcaudio.evaluate import evaluate
 
-    evaluate(args.recipe, args.overrides)
+    return evaluate(args.recipe, args.overrides)
 
 
-def _report(args: argparse.Namespace) -> None:
+def _report(args: argparse.Namespace) -> int | None:
     from bcaudio.evaluation.report import report
 
-    report(args.recipe, args.overrides)
+    return report(args.recipe, args.overrides)
 
 
-def _say(args: argparse.Namespace) -> None:
+def _say(args: argparse.Namespace) -> int | None:
     from bcaudio.inference.say import say
 
-    say(args.run, args.audio, args.out)
+    return say(args.run, args.audio, args.out)
 
 
 def _shards(args: argparse.Namespace) -> int:

@@ -23,7 +23,7 @@ from bcaudio.recipe.record import Progress, read_json, stage_key, stage_record, 
 from bcaudio.text.normalize import NORMALIZER
 
 KEYS = frozenset(
-    ["extends", "name", "paper", "seed", "threads", "takes", "out", "results", "system", "benchmarks", "bars", "examples"]
+    ["extends", "name", "paper", "seed", "threads", "takes", "out", "results", "system", "benchmarks", "bars", "examples", "masks"]
 )
 STAGE_FIELDS = (
     "status",
@@ -46,7 +46,7 @@ def evaluate(path: str, overrides: Sequence[str] = ()) -> int:
     """Run the benchmarks of a recipe; 0 when every bar holds, 1 when one does not.
 
     Recipe: `system` (a `_target_`), `benchmarks` (name -> `_target_`), `bars` (result key -> `"<= 0.05"`), `results` (a second
-    place for results.json), `examples` (kept for the report per benchmark).
+    place for results.json), `examples` (kept for the report per benchmark), `masks` (a `_target_` whose loss masks the report draws).
 
     A benchmark that was finished with the same recipe, system and stages is not asked again; its stored outputs are scored anew.
     One whose shards are not here is reported as not run, with the reason.
@@ -73,7 +73,10 @@ def evaluate(path: str, overrides: Sequence[str] = ()) -> int:
         if recipe.get("results"):
             Path(recipe["results"]).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(Path(recipe["results"]), text)
-        write_atomic(out / "examples.json", json.dumps(run.examples(benchmarks), ensure_ascii=False) + "\n")
+        examples: dict[str, Any] = run.examples(benchmarks)
+        if recipe.get("masks"):
+            examples["masks"] = build(recipe["masks"], "masks").examples()
+        write_atomic(out / "examples.json", json.dumps(examples, ensure_ascii=False) + "\n")
         record.add(metrics={key: entry["value"] for key, entry in results.items()}, gate=report["bars"], not_run=not_run)
     _print(report)
     return 0 if all(bar["holds"] for bar in report["bars"].values()) else 1

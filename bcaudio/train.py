@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -50,8 +51,10 @@ def train(path: str, overrides: Sequence[str] = ()) -> int:
             trainable={"num_parameters": sum(trained.values()), "patterns": recipe.get("trainable"), "names_sample": sorted(trained)[:8]},
             frozen={"num_parameters": sum(tensor.numel() for tensor in frozen.values()), "sha256_before": before},
         )
+        earlier = _set_metrics_aside(out)
         trainer = _trainer(recipe, out, data)
         trainer.fit(module, data, ckpt_path=_last_checkpoint(out), weights_only=True)
+        _join_metrics(out, earlier)
         if trainer.interrupted:
             raise KeyboardInterrupt
         after = tensor_sha256(frozen_tensors(module.model))
@@ -126,6 +129,33 @@ def _last_checkpoint(out: Path) -> str | None:
         print(f"resuming from {file}", flush=True)
         return str(file)
     return None
+
+
+def _set_metrics_aside(out: Path) -> list[Path]:
+    """Rename the metrics of an attempt that was cut off (the logger deletes what it finds); returns those of all earlier attempts."""
+    metrics = out / "logs" / "metrics.csv"
+    earlier = sorted(metrics.parent.glob("metrics.attempt-*.csv"))
+    if metrics.is_file():
+        earlier.append(metrics.rename(metrics.with_name(f"metrics.attempt-{len(earlier)}.csv")))
+    return earlier
+
+
+def _join_metrics(out: Path, earlier: Sequence[Path]) -> None:
+    """One metrics.csv over all attempts: of each, the steps before the next one began."""
+    metrics = out / "logs" / "metrics.csv"
+    rows: list[dict[str, str]] = []
+    for file in [*earlier, metrics]:
+        if file.is_file():
+            with open(file, newline="", encoding="utf-8") as stream:
+                newer = list(csv.DictReader(stream))
+            first = min((int(row["step"]) for row in newer), default=0)
+            rows = [row for row in rows if int(row["step"]) < first] + newer
+    with open(metrics, "w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, sorted({name for row in rows for name in row}), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    for file in earlier:
+        file.unlink()
 
 
 def _gate(recipe: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:

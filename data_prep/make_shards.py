@@ -19,7 +19,7 @@ import numpy as np
 
 from bcaudio.data.schema import Sample
 from bcaudio.data.shards import FORMAT, SAMPLE_RATE, read_index, shard_path, write_shard
-from bcaudio.text.normalize import normalize
+from bcaudio.text.normalize import normalize, units
 from data_prep.steps.clip import make_clip
 from data_prep.utterance import CorpusUnavailable, Listing, Rejected, Source, Utterance
 
@@ -73,7 +73,8 @@ class MakeShards:
         self.corpora, self.workers, self.max_duration_s = corpora, workers, max_duration_s
 
     def run(self, out: Path, seed: int, progress: Reporter | None = None) -> dict[str, Any]:
-        """Write `out/shards/*.tar` with indices, `out/text.txt`, `out/quarantine.jsonl` and `out/fingerprint.json`.
+        """Write `out/shards/*.tar` with indices, `out/text.txt`, `out/units.json` (the words and hanzi of the training texts),
+        `out/quarantine.jsonl` and `out/fingerprint.json`.
 
         Returns:
             Counts for the record: shards made and kept, samples and hours per corpus and split, quarantine and drops per reason,
@@ -102,6 +103,8 @@ class MakeShards:
         quarantined = [item for record in records for item in record["quarantined"]]
         _write_text(out / "quarantine.jsonl", "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in quarantined))
         _write_text(out / "text.txt", "".join(text + "\n" for text in texts))
+        words = sorted({unit for text in texts for unit in units(text, "zh")})
+        _write_text(out / "units.json", json.dumps(words, ensure_ascii=False))
         _write_text(out / "fingerprint.json", json.dumps(FINGERPRINT, indent=1) + "\n")
         return {
             "shards_made": made, "shards_kept": len(tasks) - made, **_totals(records), "dropped": dropped, "left_out": left_out,

@@ -34,7 +34,9 @@ class Answers:
 def system(monkeypatch: pytest.MonkeyPatch) -> Answers:
     answers = Answers()
     real = bcaudio.evaluate.build
-    monkeypatch.setattr(bcaudio.evaluate, "build", lambda node, where="", **given: answers if where == "system" else real(node, where, **given))
+    monkeypatch.setattr(
+        bcaudio.evaluate, "build", lambda node, where="", **given: answers if where == "system" else real(node, where, **given)
+    )
     return answers
 
 
@@ -48,16 +50,17 @@ def recipe(tmp_path: Path) -> Callable[..., str]:
     write_shards([(sample, np.zeros(12000, dtype=np.float32)) for sample in samples], tmp_path / "shards", "numbers-test", 9, {})
 
     def write(**changes: Any) -> str:
+        tars = f"{tmp_path}/shards/*.tar"
         content = {
             "name": "evaluate", "seed": 3, "threads": 1, "out": str(tmp_path / "out"), "results": str(tmp_path / "results.json"),
             "system": {
                 "_target_": "bcaudio.inference.system.System", "tokenizer": "t", "audio_llm": "runs/sft", "text_tokenizer": "x",
             },
             "benchmarks": {
-                "asr": {"_target_": "bcaudio.evaluation.asr.SpeechRecognition", "shards": f"{tmp_path}/shards/*.tar", "language": "en"},
+                "asr": {"_target_": "bcaudio.evaluation.asr.SpeechRecognition", "shards": tars, "language": "en"},
                 "human": {"_target_": "bcaudio.evaluation.human.HumanDigits", "shards": f"{tmp_path}/prompts/*.tar"},
                 "kept": {
-                    "_target_": "bcaudio.evaluation.retention.Retention", "shards": f"{tmp_path}/shards/*.tar", "stage": "stage1",
+                    "_target_": "bcaudio.evaluation.retention.Retention", "shards": tars, "stage": "stage1",
                     "audio_llm": "runs/stage1", "tasks": ["aqa"],
                 },
             },
@@ -79,24 +82,37 @@ def test_results_hold_values_counts_bars_conditions_and_what_was_not_run(
     assert found == json.loads((tmp_path / "out" / "results.json").read_text())
     entry = found["results"]["asr.en.wer"]
     assert entry["value"] == pytest.approx(1 / 3)
-    assert (entry["errors"], entry["reference_words"], entry["utterances"], entry["bar"], entry["holds"]) == (1, 3, 2, "<= 0.4", True)
+    assert (entry["errors"], entry["reference_words"], entry["utterances"], entry["bar"], entry["holds"]) == (
+        1,
+        3,
+        2,
+        "<= 0.4",
+        True,
+    )
     assert found["bars"]["asr.en.wer"] == {"bar": "<= 0.4", "limit": 0.4, "value": pytest.approx(1 / 3), "holds": True}
     assert found["conditions"]["seed"] == 3
     assert found["conditions"]["versions"]["jiwer"].startswith("4")
     assert "no such tar" in found["not_run"]["human"]
     assert found["results"]["not run: human"]["value"] is None
     assert "not run  human" in capsys.readouterr().out
-    assert [json.loads(line)["hypothesis"] for line in (tmp_path / "out/outputs/asr.jsonl").read_text().splitlines()] == ["one two", "free"]
+    assert [json.loads(line)["hypothesis"] for line in (tmp_path / "out/outputs/asr.jsonl").read_text().splitlines()] == [
+        "one two",
+        "free",
+    ]
     assert json.loads((tmp_path / "out" / "stage.json").read_text())["status"] == "done"
     assert json.loads((tmp_path / "out" / "examples.json").read_text()) == {"audio": [], "mels": []}
 
 
-def test_a_bar_that_does_not_hold_gives_exit_code_1_and_so_does_a_result_nobody_gave(recipe: Callable[..., str], system: Answers) -> None:
+def test_a_bar_that_does_not_hold_gives_exit_code_1_and_so_does_a_result_nobody_gave(
+    recipe: Callable[..., str], system: Answers
+) -> None:
     assert evaluate(recipe(bars={"asr.en.wer": "<= 0.3"})) == 1
     assert evaluate(recipe(bars={"human.digits.wer": "<= 0.3"})) == 1
 
 
-def test_the_audio_llm_of_a_stage_is_put_in_place_and_the_systems_own_comes_back(recipe: Callable[..., str], system: Answers, tmp_path: Path) -> None:
+def test_the_audio_llm_of_a_stage_is_put_in_place_and_the_systems_own_comes_back(
+    recipe: Callable[..., str], system: Answers, tmp_path: Path
+) -> None:
     path = Path(recipe())
     content = yaml.safe_load(path.read_text())
     content["benchmarks"]["again"] = {**content["benchmarks"]["asr"], "name": "asr2"}
@@ -118,7 +134,9 @@ def test_finished_outputs_are_scored_again_without_asking_also_after_a_change_of
     assert system.asked == ["a", "b"] * 2
 
 
-def test_two_benchmarks_with_one_result_and_a_bad_bar_are_refused(recipe: Callable[..., str], system: Answers, tmp_path: Path) -> None:
+def test_two_benchmarks_with_one_result_and_a_bad_bar_are_refused(
+    recipe: Callable[..., str], system: Answers, tmp_path: Path
+) -> None:
     path = Path(recipe())
     content = yaml.safe_load(path.read_text())
     content["benchmarks"]["again"] = content["benchmarks"]["asr"]

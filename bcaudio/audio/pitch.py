@@ -74,7 +74,7 @@ class PitchEstimator(nn.Module):
         return self._drop_lonely(torch.where(voiced, self.sample_rate / lag, torch.zeros_like(lag)))
 
     def _drop_lonely(self, f0: Tensor) -> Tensor:
-        """Unvoice frames with no neighbour within `max_jump`: bursts and releases ring for one frame at some formant, voices go on."""
+        """Unvoice frames with no neighbour within `max_jump`: a burst rings for one frame at some formant, a voice goes on."""
         near = F.pad((f0[:, 1:] - f0[:, :-1]).abs() <= self.max_jump * torch.minimum(f0[:, 1:], f0[:, :-1]), (1, 1))
         return f0 * (near[:, 1:] | near[:, :-1])
 

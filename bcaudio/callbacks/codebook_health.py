@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor
 
 from bcaudio.metrics.codebook import CodebookUsage
@@ -15,17 +16,18 @@ class CodebookHealth(L.Callback):
     """Logs `codebook/used_<level>` (share of entries) and `codebook/perplexity_<level>` over each window of steps, summed
     over ranks.
 
-    The codes [..., K] come from the step's outputs (`outputs["codes"]`) or from `module.last_codes`.
+    The codes [..., K] come from the step's outputs (`outputs["codes"]`) or from `module.last_codes`, which may be padded
+    [B, T, K] with the real frames in `module.last_num_codes` [B].
 
     Args:
-        codebook_sizes: entries per level.
+        codebook_sizes: entries per level; None asks `module.model.quantizer` for them.
         every_n_steps: length of the window.
     """
 
-    def __init__(self, codebook_sizes: Sequence[int], every_n_steps: int = 50) -> None:
+    def __init__(self, codebook_sizes: Sequence[int] | None = None, every_n_steps: int = 50) -> None:
         if every_n_steps < 1:
             raise ValueError(f"CodebookHealth: every_n_steps is {every_n_steps}; it must be at least 1")
-        self.usage = CodebookUsage(codebook_sizes)
+        self.usage = None if codebook_sizes is None else CodebookUsage(codebook_sizes)
         self.every_n_steps = every_n_steps
         self.report: dict[str, Any] = {}
 
@@ -33,12 +35,18 @@ class CodebookHealth(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         codes = outputs.get("codes") if isinstance(outputs, Mapping) else None
-        codes = getattr(pl_module, "last_codes", None) if codes is None else codes
+        if codes is None:
+            codes = getattr(pl_module, "last_codes", None)
+            num_codes = getattr(pl_module, "last_num_codes", None)
+            if codes is not None and num_codes is not None:
+                codes = codes[torch.arange(codes.shape[1], device=codes.device)[None, :] < num_codes[:, None]]
         if not isinstance(codes, Tensor):
             raise TypeError(
                 f"CodebookHealth needs codes [..., K] from {type(pl_module).__name__}: "
                 "return them as outputs['codes'] or keep them as last_codes"
             )
+        if self.usage is None:
+            self.usage = CodebookUsage(pl_module.model.quantizer.codebook_sizes)
         self.usage.to(codes.device).update(codes.detach())
         if (batch_idx + 1) % self.every_n_steps:
             return

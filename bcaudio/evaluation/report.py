@@ -157,7 +157,7 @@ def _cards(rows: Sequence[ResultRow], stages: Sequence[Stage]) -> list[str]:
             "stages kept their frozen bytes",
             all(proofs) if proofs else None,
         ),
-        _card(duration(sum(times)) if times else "–", "in all stages"),
+        _card(duration(sum(times)) if times else "–", "summed over stages"),
         _card(f"{max(memories):,.0f} MB" if memories else "–", "highest peak memory"),
     ]
 

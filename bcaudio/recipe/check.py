@@ -18,7 +18,7 @@ Given = Mapping[str, Collection[str]]
 TRAIN_KEYS = frozenset(
     {"extends", "name", "paper", "seed", "threads", "takes", "out"}
     | {"model", "init_from", "trainable", "module", "losses", "optimizer"}
-    | {"data", "trainer", "callbacks", "gate", "fingerprint"}
+    | {"data", "max_steps", "trainer", "checkpoint_every", "callbacks", "gate", "fingerprint"}
     | {"max_steps", "checkpoint_every", "codebook_sizes"}
 )
 # What training hands to the constructors itself, by key path; a name the constructor lacks does no harm here.
@@ -31,11 +31,11 @@ def check_recipe(
     """Refuse a recipe that cannot work.
 
     Args:
-        recipe: as load_recipe returns it; `???` counts as a value of any type.
+        recipe: as load_recipe returns it; what is still `???` or `${...}` counts as a value of any type.
         path: the file, for the messages.
         schema: the top-level keys that the command reads; None allows any.
-        given: key path (a part may be a wildcard: `callbacks.*`) -> parameters that the program supplies; they must not stand in the
-            recipe. None: not known, so that no parameter is reported as missing.
+        given: key path (a part may be a wildcard: `callbacks.*`) -> parameters that the program supplies; they must not stand in
+            the recipe. None: not known, so that no parameter is reported as missing.
 
     Raises:
         RecipeError: one line per problem of the whole file, each with key path and nearest right name.
@@ -132,7 +132,9 @@ def _entries(value: Any, annotation: Any) -> tuple[Iterable[tuple[Any, Any]], An
 
 def _fits(value: Any, annotation: Any) -> bool:
     """Whether a YAML value can be meant by an annotation. Types that YAML cannot spell are taken on trust."""
-    if value == "???" or (isinstance(value, Mapping) and "_target_" in value):
+    if isinstance(value, str) and (value == "???" or "${" in value):  # still to be given
+        return True
+    if isinstance(value, Mapping) and "_target_" in value:
         return True
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is None or annotation is type(None):

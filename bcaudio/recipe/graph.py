@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
@@ -25,21 +26,31 @@ class Command:
 
     Args:
         argv: its beginning.
-        schema: top-level keys of its recipes; None: any.
+        schema: top-level keys of its recipes; None: any. `module:NAME` says where they stand, for rooms above this one.
         given: parameters it supplies itself (see check_recipe); None: not known.
     """
 
     argv: tuple[str, ...]
-    schema: Collection[str] | None = None
+    schema: Collection[str] | str | None = None
     given: Given | None = None
+
+    def check(self, recipe: Mapping[str, Any], path: Path) -> None:
+        """check_recipe with what this command reads and supplies."""
+        schema = self.schema
+        if isinstance(schema, str):
+            module, _, name = schema.partition(":")
+            schema = getattr(importlib.import_module(module), name)
+        check_recipe(recipe, path, schema, self.given)
 
 
 COMMANDS: Mapping[str, Command] = {
     "train": Command((sys.executable, "-m", "bcaudio", "train"), TRAIN_KEYS, TRAIN_GIVEN),
-    "data_prep": Command((sys.executable, "-m", "data_prep", "run")),
-    "evaluate": Command((sys.executable, "-m", "bcaudio", "evaluate")),
-    "report": Command((sys.executable, "-m", "bcaudio", "report")),
+    "data_prep": Command((sys.executable, "-m", "data_prep", "run"), "data_prep.__main__:DATA_KEYS", {}),
+    "evaluate": Command((sys.executable, "-m", "bcaudio", "evaluate"), "bcaudio.evaluate:KEYS", {}),
+    "report": Command((sys.executable, "-m", "bcaudio", "report"), "bcaudio.evaluation.report:KEYS", {}),
 }
+# A key that only recipes of this command have.
+COMMAND_OF_KEY: Mapping[str, str] = {"module": "train", "job": "data_prep", "benchmarks": "evaluate", "run_dir": "report"}
 
 
 @dataclass(frozen=True)
@@ -150,9 +161,8 @@ def check_pipeline(pipeline: Pipeline, commands: Mapping[str, Command] = COMMAND
     """check_recipe over all stages. Raises RecipeError with the problems of all of them."""
     problems: list[str] = []
     for stage in pipeline.stages.values():
-        command = commands[stage.command]
         try:
-            check_recipe(stage.recipe, stage.recipe_path, command.schema, command.given)
+            commands[stage.command].check(stage.recipe, stage.recipe_path)
         except RecipeError as error:
             problems.extend(line for line in error.problems if line not in problems)
     if problems:

@@ -155,6 +155,7 @@ class StageRecord:
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "pid_birth": _birth(os.getpid()),
             "cpu": _cpu_name(),
         }
         if is_rank_zero():
@@ -252,20 +253,29 @@ def _is_interrupt(error: BaseException) -> bool:
 
 
 def is_alive(record: Mapping[str, Any]) -> bool:
-    """Whether the process that wrote a record still runs on this machine."""
+    """Whether the process that wrote a record still runs on this machine (and is another than this one)."""
     pid = record.get("pid")
     if record.get("host") != socket.gethostname() or not isinstance(pid, int) or pid == os.getpid():
         return False
+    if Path("/proc/self/stat").exists():
+        # a number is used again some day, so the time of birth must agree, too
+        return (birth := _birth(pid)) is not None and birth == record.get("pid_birth")
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    # a process number is used again some day: a process born after the record was written is another one
-    with contextlib.suppress(OSError, ValueError):
-        return Path(f"/proc/{pid}").stat().st_ctime <= datetime.fromisoformat(record["started"]).timestamp() + 1
+        pass
     return True
+
+
+def _birth(pid: int) -> int | None:
+    """When a process began, in clock ticks since boot (Linux); None when it has ended, even if nobody has collected it yet."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()  # from the third field on; see proc(5)
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def _lost_wall_s(out: Path, record: Mapping[str, Any]) -> float:

@@ -49,7 +49,7 @@ def run_pipeline(
         console: where to show progress.
 
     Returns:
-        exit code: 0, or 1 when a stage failed.
+        exit code: 0, or 1 when a stage failed or missed a bar.
 
     Raises:
         ValueError: a recipe is wrong, a chosen stage does not exist or takes from one that is neither done nor chosen, or another
@@ -97,7 +97,21 @@ class _Runner:
         failed = [name for name, word in self.words.items() if word == "failed"]
         if failed:
             self.display.say(f"failed: {', '.join(failed)}; run the same command again to go on from there")
-        return 1 if failed else 0
+        broken = [line for name in self.pipeline.stages if name in self.chosen for line in self._broken_bars(name)]
+        for line in broken:
+            self.display.say(line)
+        return 1 if failed or broken else 0
+
+    def _broken_bars(self, name: str) -> list[str]:
+        """Lines about bars that a done stage has measured and missed; also of stages done earlier: the exit code stays."""
+        gate = read_json(self.pipeline.stages[name].folder / "stage.json").get("gate")
+        if self.words[name] != "done" or not isinstance(gate, Mapping):
+            return []
+        return [
+            f"{name}: {key} misses its bar: {entry}"
+            for key, entry in gate.items()
+            if isinstance(entry, Mapping) and entry.get("holds") is False
+        ]
 
     def _look(self) -> None:
         """What is done already. Refuses when a chosen stage takes from one that is neither done nor chosen."""
@@ -160,7 +174,8 @@ class _Runner:
 
     def _finish(self, stage: Stage, code: int) -> None:
         record = read_json(stage.folder / "stage.json")
-        if code == 0 and record.get("status") == "done" and record.get("key") == stage.key:
+        # with a done-record, 1 says that a bar was missed: what the stage was to make is there
+        if code in (0, 1) and record.get("status") == "done" and record.get("key") == stage.key:
             self.words[stage.name] = "done"
             self.display.say(f"{stage.name}: done in {duration(self.elapsed_s[stage.name])}")
             return

@@ -23,7 +23,8 @@ def test_written_audio_reads_back(tmp_path: Path, suffix: str) -> None:
 def test_stereo_is_averaged_and_resampled(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.stack([tone(16_000), np.zeros(8000, np.float32)], axis=1), 16_000, subtype="FLOAT")
     waveform = read_audio(tmp_path / "a.wav", 24_000)
-    assert waveform.dtype == np.float32 and waveform.shape == (12_000,)
+    assert waveform.dtype == np.float32
+    assert waveform.shape == (12_000,)
     np.testing.assert_allclose(waveform[1000:-1000], 0.5 * tone(24_000)[1000:-1000], atol=2e-3)
 
 
@@ -66,7 +67,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     for name, value in problems.items():
         with pytest.raises(ValueError, match=rf"{name}\.wav: .*{value}"):
             read_audio(tmp_path / f"{name}.wav", 16_000)
-    with pytest.raises(FileNotFoundError, match="gone.wav"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.wav"):
         read_audio(tmp_path / "gone.wav", 16_000)
 
 

@@ -7,8 +7,10 @@ import torch
 
 from bcaudio.audio.resample_sinc import resample_sinc, resampled_length
 
+RATES = [(24000, 16000), (16000, 24000), (44100, 16000), (48000, 16000), (8000, 16000)]
 
-@pytest.mark.parametrize(("orig_rate", "new_rate"), [(24000, 16000), (16000, 24000), (44100, 16000), (48000, 16000), (8000, 16000)])
+
+@pytest.mark.parametrize(("orig_rate", "new_rate"), RATES)
 def test_a_sine_stays_the_same_sine(orig_rate: int, new_rate: int) -> None:
     def sine(rate: int, num_samples: int) -> torch.Tensor:
         return torch.sin(2 * math.pi * 1000 * torch.arange(num_samples, dtype=torch.float64) / rate).float()
@@ -20,7 +22,7 @@ def test_a_sine_stays_the_same_sine(orig_rate: int, new_rate: int) -> None:
 
 
 def test_frequencies_above_the_new_band_are_removed() -> None:
-    high = torch.sin(2 * math.pi * 11000 * torch.arange(12000) / 24000)
+    high = torch.sin(2 * math.pi * 11000 * torch.arange(12000, dtype=torch.float64) / 24000).float()
     assert resample_sinc(high, 24000, 16000)[2000:6000].abs().max() < 1e-3
 
 

@@ -1,7 +1,6 @@
 """One tiny Lightning run per callback."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,14 +56,24 @@ def loader(batches: list[Batch]) -> DataLoader:
 
 def trainer(folder: Path, *callbacks: L.Callback, **options: Any) -> L.Trainer:
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
-    return L.Trainer(default_root_dir=folder, max_epochs=1, accelerator="cpu", devices=1, callbacks=list(callbacks), **{**quiet, **options})
+    return L.Trainer(
+        default_root_dir=folder, max_epochs=1, accelerator="cpu", devices=1, callbacks=list(callbacks), **{**quiet, **options}
+    )
 
 
 @pytest.fixture
-def validation() -> Iterator[list[Batch]]:
-    yield [
-        Batch(0, rows=[("a", "one two", "one two", "en", "asr"), ("b", "二", "二十", "zh", "asr"), ("c", "x", "nine", "en", "aqa")]),
-        Batch(1, rows=[("d", "six", "six seven eight nine", "en", "asr"), ("e", "the cat sat on it", "the cat sat on it", "en", "s2tt")]),
+def validation() -> list[Batch]:
+    return [
+        Batch(
+            0, rows=[("a", "one two", "one two", "en", "asr"), ("b", "二", "二十", "zh", "asr"), ("c", "x", "nine", "en", "aqa")]
+        ),
+        Batch(
+            1,
+            rows=[
+                ("d", "six", "six seven eight nine", "en", "asr"),
+                ("e", "the cat sat on it", "the cat sat on it", "en", "s2tt"),
+            ],
+        ),
     ]
 
 
@@ -100,10 +109,21 @@ def test_codebook_health_logs_the_usage_of_each_window(tmp_path: Path) -> None:
     run.fit(Module(), loader([Batch(step) for step in range(5)]))
     assert callback.report["used"] == [2, 1]
     assert callback.report["codes"] == [2, 2]
+    assert callback.usage is not None
     assert callback.usage.count() == 2  # step 4 has begun the next window
     assert run.callback_metrics["codebook/used_0"] == 0.5
     assert run.callback_metrics["codebook/perplexity_0"] == pytest.approx(2.0)
     assert run.callback_metrics["codebook/perplexity_1"] == pytest.approx(1.0)
+
+
+def test_codebook_health_asks_the_quantizer_for_its_sizes_and_leaves_padding_out(tmp_path: Path) -> None:
+    callback = CodebookHealth(every_n_steps=1)
+    codes, num_codes = torch.tensor([[[1], [2]], [[3], [0]]]), torch.tensor([2, 1])
+    model = SimpleNamespace(quantizer=SimpleNamespace(codebook_sizes=[4]))
+    module = SimpleNamespace(model=model, last_codes=codes, last_num_codes=num_codes, log=lambda *args, **options: None)
+    callback.on_train_batch_end(None, module, None, None, 0)  # type: ignore[arg-type]
+    assert callback.report["used"] == [3]
+    assert callback.report["codes"] == [3]
 
 
 def test_stage_progress_writes_the_steps_done_and_the_loss(tmp_path: Path) -> None:
@@ -117,7 +137,7 @@ def test_stage_progress_writes_the_steps_done_and_the_loss(tmp_path: Path) -> No
 def test_nan_guard_stops_before_the_weights_change_and_names_step_samples_and_last_finite_loss(tmp_path: Path) -> None:
     module = Module()
     before = module.model.weight.detach().clone()
-    expected = float(module.model(torch.ones(1, 1)))
+    expected = module.model(torch.ones(1, 1)).item()
     with pytest.raises(NonFiniteLossError, match=r"step 2.*nan.*clip-2-0, clip-2-1") as caught:
         trainer(tmp_path, NanGuard()).fit(module, loader([Batch(0), Batch(1), Batch(2, float("nan"))]))
     assert f"{expected:.4g} at step 1" in str(caught.value)

@@ -18,8 +18,10 @@ def make(folder: Path, corpus: str, count: int, fingerprint: dict[str, int]) -> 
         for i in range(count):
             wave = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(2400 * (i + 1)) / 24_000).astype(np.float32)
             duration_s = 0.1 * (i + 1)
-            made.append((Sample(key=f"{corpus}-train-en-{i}", corpus=corpus, split="train", language="en", speaker=f"s{i}", text="x" * i,
-                                spans=(Span("x", 0.0, duration_s, "user"),), duration_s=duration_s), wave))
+            spans = (Span("x", 0.0, duration_s, "user"),)
+            sample = Sample(key=f"{corpus}-train-en-{i}", corpus=corpus, split="train", language="en", speaker=f"s{i}",
+                            text="x" * i, spans=spans, duration_s=duration_s)
+            made.append((sample, wave))
         return made
 
     return write_shards(samples(), folder, f"{corpus}-train", 2, fingerprint)
@@ -31,21 +33,25 @@ def test_index_lists_all_shards_of_globs_and_paths_once(tmp_path: Path) -> None:
     index = ShardIndex([str(tmp_path / "a-*.tar"), tmp_path / "b-train-000000.tar", tmp_path / "a-train-000000.tar"])
     assert [entry.key for entry in index.entries] == ["a-train-en-0", "a-train-en-1", "a-train-en-2", "b-train-en-0"]
     np.testing.assert_allclose(index.durations_s, [0.1, 0.2, 0.3, 0.1])
-    assert index.entries[2].speaker == "s2" and index.entries[2].num_text_chars == 2 and len(index) == 4
+    assert index.entries[2].speaker == "s2"
+    assert index.entries[2].num_text_chars == 2
+    assert len(index) == 4
 
 
 def test_sample_and_codes_are_read_by_offset(tmp_path: Path) -> None:
     tar = make(tmp_path, "a", 2, {})[0]
     codes = {f"a-train-en-{i}": (np.full((i + 1, 4), 7 + i), [i + 1]) for i in range(2)}
     index = ShardIndex([rewrite_with_codes(tar, tmp_path / "c", codes, {"t": 1})])
-    assert index.num_codes.tolist() == [1, 2] and index.fingerprint == {"t": 1}
+    assert index.num_codes.tolist() == [1, 2]
+    assert index.fingerprint == {"t": 1}
     assert index.sample(1).codes.tolist() == [[8] * 4] * 2
     assert index.sample(0).key == "a-train-en-0"
 
 
 def test_waveform_is_resampled_and_keeps_its_tone(tmp_path: Path) -> None:
     index = ShardIndex(make(tmp_path, "a", 2, {}))
-    assert index.waveform(1).shape == (4800,) and index.waveform(1).dtype == np.float32
+    assert index.waveform(1).shape == (4800,)
+    assert index.waveform(1).dtype == np.float32
     wave = index.waveform(1, sample_rate=16_000)
     assert wave.shape == (3200,)
     assert np.argmax(np.abs(np.fft.rfft(wave))) * 16_000 / 3200 == 1000
@@ -60,14 +66,10 @@ def test_index_with_open_files_works_in_workers(tmp_path: Path, method: str) -> 
     index = ShardIndex(make(tmp_path, "a", 2, {}))
     here = _key(index)
     context = multiprocessing.get_context(method)
-    if method == "spawn":
-        with pytest.MonkeyPatch.context() as patch:
-            patch.syspath_prepend(str(Path(__file__).parent))
-            with ProcessPoolExecutor(1, mp_context=context) as pool:
-                assert pool.submit(ShardIndex.sample, index, 1).result().key == here[0]
-    else:
-        with ProcessPoolExecutor(1, mp_context=context) as pool:
-            assert pool.submit(_key, index).result() == here
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        key = pool.submit(ShardIndex.sample, index, 1).result().key
+        wave = pool.submit(ShardIndex.waveform, index, 0).result()
+    assert (key, float(wave[1])) == here
 
 
 def test_missing_things_are_named(tmp_path: Path) -> None:
@@ -75,7 +77,7 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
         ShardIndex([tmp_path / "nothing-*.tar"])
     tar = make(tmp_path, "a", 1, {})[0]
     index_path(tar).unlink()
-    with pytest.raises(FileNotFoundError, match="a-train-000000.index.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"a-train-000000\.index\.json is missing"):
         ShardIndex([tar])
 
 
@@ -83,16 +85,16 @@ def test_short_tar_is_refused_with_file_and_remedy(tmp_path: Path) -> None:
     tar = make(tmp_path, "a", 1, {})[0]
     index = ShardIndex([tar])
     tar.write_bytes(tar.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="a-train-000000.tar: 1000 bytes on disk.*copy it again"):
+    with pytest.raises(ValueError, match=r"a-train-000000\.tar: 1000 bytes on disk.*copy it again"):
         ShardIndex([tar])
-    with pytest.raises(ValueError, match="a-train-000000.tar: ends inside a-train-en-0.json.*copy it again"):
+    with pytest.raises(ValueError, match=r"a-train-000000\.tar: ends inside a-train-en-0\.json.*copy it again"):
         index.sample(0)
 
 
 def test_different_fingerprints_name_both_values(tmp_path: Path) -> None:
     make(tmp_path, "a", 1, {"codebooks": 8})
     make(tmp_path, "b", 1, {"codebooks": 4})
-    with pytest.raises(ValueError, match="'codebooks': 8 in .*a-train.*, 4 in .*b-train"):
+    with pytest.raises(ValueError, match=r"'codebooks': 8 in .*a-train.*, 4 in .*b-train"):
         ShardIndex([tmp_path / "*.tar"])
 
 

@@ -26,10 +26,13 @@ def test_verify_lists_every_broken_shard_and_exits_one(tars: list[Path], capsys:
         tar.write_bytes(tar.read_bytes()[:-512])
     assert inspect.verify(tars) == 1
     printed = capsys.readouterr().out
-    assert "numbers-train-000000.tar" in printed and "numbers-train-000001.tar" in printed
+    assert "numbers-train-000000.tar" in printed
+    assert "numbers-train-000001.tar" in printed
 
 
-def test_stats_counts_minutes_per_corpus(tars: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stats_counts_minutes_per_corpus(
+    tars: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert inspect.stats(tars) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if "numbers" in line)

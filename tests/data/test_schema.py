@@ -10,8 +10,8 @@ from bcaudio.data.schema import Sample, Span
 
 SAMPLE = Sample(
     key="dialogue-train-zh-000003", corpus="dialogue", split="train", language="zh", speaker="f1-p48-r200", text="三加四等于几七",
-    spans=(Span("三加四等于几", 0.0, 1.25, "user"), Span("七", 1.4, 1.9, "assistant")), answer="七", source="s", licence="l", duration_s=1.9,
-    span_num_codes=(2, 1), codes=np.array([[1, 2], [3, 4], [5, 6]], dtype=np.int16),
+    spans=(Span("三加四等于几", 0.0, 1.25, "user"), Span("七", 1.4, 1.9, "assistant")), answer="七", source="s", licence="l",
+    duration_s=1.9, span_num_codes=(2, 1), codes=np.array([[1, 2], [3, 4], [5, 6]], dtype=np.int16),
 )
 
 
@@ -47,7 +47,7 @@ def test_span_codes_cuts_the_joined_codes_by_counts() -> None:
 )
 def test_from_json_names_key_field_and_value(change: dict[str, object], named: list[str]) -> None:
     fields = {**json.loads(SAMPLE.to_json()), **change}
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="field") as caught:
         Sample.from_json(json.dumps(fields))
     for text in [fields["key"], *named]:
         assert text in str(caught.value)

@@ -19,8 +19,8 @@ def make_samples(count: int, duration_s: float = 0.1) -> list[tuple[Sample, np.n
     rng = np.random.default_rng(0)
     made = []
     for i in range(count):
-        sample = Sample(key=f"numbers-train-en-{i:06d}", corpus="numbers", split="train", language="en", speaker="m3", text="seven",
-                        spans=(Span("seven", 0.0, duration_s, "user"),), duration_s=duration_s)
+        sample = Sample(key=f"numbers-train-en-{i:06d}", corpus="numbers", split="train", language="en", speaker="m3",
+                        text="seven", spans=(Span("seven", 0.0, duration_s, "user"),), duration_s=duration_s)
         made.append((sample, rng.uniform(-0.5, 0.5, round(duration_s * 24_000)).astype(np.float32)))
     return made
 
@@ -45,7 +45,8 @@ def test_shards_read_back_through_webdataset(tmp_path: Path) -> None:
 
 def test_index_offsets_point_at_the_members(tar: Path) -> None:
     content = read_index(tar)
-    assert content["num_samples"] == 20 and content["fingerprint"] == {"v": 1}
+    assert content["num_samples"] == 20
+    assert content["fingerprint"] == {"v": 1}
     for entry in content["samples"]:
         assert json.loads(read_member(tar, *entry["members"]["json"]))["key"] == entry["key"]
         assert read_member(tar, *entry["members"]["flac"])[:4] == b"fLaC"

@@ -24,7 +24,8 @@ def test_run_writes_shards_and_the_done_record(tmp_path: Path, capsys: pytest.Ca
     recipe.write_text(RECIPE.replace("OUT", str(tmp_path / "out")))
     assert main(["run", str(recipe), "job.corpora.0.train=5"]) == 0
     record = json.loads((tmp_path / "out" / "stage.json").read_text())
-    assert record["status"] == "done" and record["num_samples"] == {"text_numbers-train": 10, "text_numbers-test": 2}
+    assert record["status"] == "done"
+    assert record["num_samples"] == {"text_numbers-train": 10, "text_numbers-test": 2}
     assert json.loads((tmp_path / "out" / "progress.json").read_text())["total"] == 2
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
 
@@ -34,5 +35,7 @@ def test_mistakes_end_with_two_and_one_line_each(tmp_path: Path, capsys: pytest.
     recipe.write_text(RECIPE.replace("workers", "wrokers"))
     assert main(["run", str(recipe)]) == 2
     error = capsys.readouterr().err
-    assert "job.wrokers" in error and "workers" in error and "Traceback" not in error
+    assert "job.wrokers" in error
+    assert "workers" in error
+    assert "Traceback" not in error
     assert main(["run", str(tmp_path / "gone.yaml")]) == 2

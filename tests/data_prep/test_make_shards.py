@@ -35,8 +35,8 @@ class Recordings:
         (scratch / "empty.wav").write_bytes(b"")
         (scratch / "broken.wav").write_text("no audio")
         return Listing([
-            Utterance(key=f"prompts-test-en-{name}", corpus="prompts", split="test", language="en", parts=(Part("hello", "user"),),
-                      text="hello", audio=f"{name}.wav") for name in ("empty", "good", "broken")
+            Utterance(key=f"prompts-test-en-{name}", corpus="prompts", split="test", language="en",
+                      parts=(Part("hello", "user"),), text="hello", audio=f"{name}.wav") for name in ("empty", "good", "broken")
         ], {"no text": 2})
 
 
@@ -80,13 +80,15 @@ def test_layout_is_readable_and_sound(tmp_path: Path) -> None:
 
 def test_bad_recordings_go_to_quarantine_and_the_run_goes_on(tmp_path: Path) -> None:
     result = MakeShards([Recordings()], workers=1).run(tmp_path, 0)
-    assert result["quarantined"] == {"empty": 1, "unreadable": 1} and result["dropped"] == {"prompts": {"no text": 2}}
+    assert result["quarantined"] == {"empty": 1, "unreadable": 1}
+    assert result["dropped"] == {"prompts": {"no text": 2}}
     assert result["num_samples"] == {"prompts-test": 1}
     lines = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
     assert [(line["key"], line["reason"]) for line in lines] == [
         ("prompts-test-en-empty", "empty"), ("prompts-test-en-broken", "unreadable")]
     again = MakeShards([Recordings()], workers=1).run(tmp_path, 0)
-    assert again["shards_kept"] == 1 and again["quarantined"] == result["quarantined"]
+    assert again["shards_kept"] == 1
+    assert again["quarantined"] == result["quarantined"]
 
 
 def test_too_long_clips_go_to_quarantine_with_their_length(tmp_path: Path) -> None:
@@ -98,7 +100,8 @@ def test_too_long_clips_go_to_quarantine_with_their_length(tmp_path: Path) -> No
 def test_unavailable_corpus_is_left_out_with_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = MakeShards([Unavailable(), MicroWorld("text_sums", 2, 0)], workers=1).run(tmp_path, 0)
     assert capsys.readouterr().err == "WARNING: prompts left out: no network\n"
-    assert result["left_out"] == {"prompts": "prompts left out: no network"} and result["num_samples"] == {"text_sums-train": 4}
+    assert result["left_out"] == {"prompts": "prompts left out: no network"}
+    assert result["num_samples"] == {"text_sums-train": 4}
 
 
 def test_machine_without_apt_leaves_the_prompts_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ class FakeAuditor(torch.nn.Module):
 
 @dataclass
 class FakeSystem:
-    """texts: key -> answer; levels: key -> loudness of what it speaks, in tenths; scores: key -> (right, wrong) log-likelihoods."""
+    """texts: key -> answer; levels: key -> loudness of what it speaks, in tenths; scores: key -> (right, wrong)."""
 
     texts: dict[str, str] = field(default_factory=dict)
     levels: dict[str, int] = field(default_factory=dict)
@@ -82,7 +82,8 @@ class FakeSystem:
         self.asked += [(task, sample.key) for sample in samples]
         waves = [np.full(12000, 0.1 * self.levels[sample.key], dtype=np.float32) for sample in samples]
         return [
-            SimpleNamespace(text=self.texts.get(sample.key, ""), codes=None, waveform=wave) for sample, wave in zip(samples, waves, strict=True)
+            SimpleNamespace(text=self.texts.get(sample.key, ""), codes=None, waveform=wave)
+            for sample, wave in zip(samples, waves, strict=True)
         ]
 
     def reconstruct(self, clips: Sequence[tuple[Sample, np.ndarray]], num_levels: int, with_waveform: bool = False) -> list[Any]:
@@ -91,7 +92,9 @@ class FakeSystem:
             assert len(wave) == 8000  # half a second at 16 kHz
             target = np.full((50, 4), 1.0, dtype=np.float32)
             sound = np.repeat(wave, 3)[::2] if with_waveform else None
-            made.append(SimpleNamespace(target_mel=target, coarse_mel=target + 1.0, refined_mel=target - 1 / num_levels, waveform=sound))
+            made.append(
+                SimpleNamespace(target_mel=target, coarse_mel=target + 1.0, refined_mel=target - 1 / num_levels, waveform=sound)
+            )
         return made
 
     def choice_scores(self, samples: Sequence[Sample], mode: str) -> list[tuple[float, float]]:

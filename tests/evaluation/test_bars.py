@@ -16,6 +16,8 @@ RESULTS = {"llm.accuracy": {"value": 0.9}, "absent": {"value": None}}
         (">= llm.accuracy - 0.02", 0.879, False),
         ("> llm.accuracy", 0.9, False),
         ("<= llm.accuracy + .1", 1.0, True),
+        (">= 0.9 * llm.accuracy", 0.81, True),
+        (">= 0.9 * llm.accuracy", 0.809, False),
         (">= absent", 1.0, False),
         (">= unheard.of", 1.0, False),
         (">= 0", None, False),

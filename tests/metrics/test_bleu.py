@@ -11,7 +11,9 @@ CHINESE = (["三百零五加七等于三百一十二", "我不知道"], ["三百
 
 
 @pytest.mark.parametrize(("language", "tokenize", "corpus"), [("en", "13a", ENGLISH), ("zh", "zh", CHINESE)])
-def test_value_from_summed_counts_equals_sacrebleu_on_the_corpus(language: str, tokenize: str, corpus: tuple[list[str], list[str]]) -> None:
+def test_value_from_summed_counts_equals_sacrebleu_on_the_corpus(
+    language: str, tokenize: str, corpus: tuple[list[str], list[str]]
+) -> None:
     hypotheses, references = corpus
     metric = BLEU(language)
     for hypothesis, reference in zip(hypotheses, references, strict=True):
@@ -21,7 +23,11 @@ def test_value_from_summed_counts_equals_sacrebleu_on_the_corpus(language: str, 
     assert report["bleu"] == pytest.approx(expected.score, abs=1e-9)
     assert report["bleu"] > 20
     assert (report["correct"], report["total"]) == (expected.counts, expected.totals)
-    assert (report["hypothesis_length"], report["reference_length"], report["sentences"]) == (expected.sys_len, expected.ref_len, len(references))
+    assert (report["hypothesis_length"], report["reference_length"], report["sentences"]) == (
+        expected.sys_len,
+        expected.ref_len,
+        len(references),
+    )
     assert f"tok:{tokenize}" in report["signature"]
 
 

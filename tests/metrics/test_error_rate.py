@@ -48,7 +48,8 @@ def test_chinese_counts_characters_and_mixed_text_counts_hanzi_and_words() -> No
     chinese = ErrorRate("zh")
     chinese.update(["二十 五。"], ["二十六"], ["z"])
     assert chinese.report() | {"normalizer": ""} == {
-        "cer": 1 / 3, "errors": 1, "reference_characters": 3, "substitutions": 1, "deletions": 0, "insertions": 0, "utterances": 1,
+        "cer": 1 / 3, "errors": 1, "reference_characters": 3, "substitutions": 1, "deletions": 0, "insertions": 0,
+        "utterances": 1,
         "normalizer": "",
     }  # fmt: skip
     mixed = ErrorRate("mixed")

@@ -41,7 +41,9 @@ def test_padding_in_a_batch_changes_nothing(recognizer: CTCRecognizer) -> None:
     torch.testing.assert_close(joined[0, : length[0]], alone[0], atol=1e-4, rtol=1e-4)
 
 
-def test_transcribe_merges_repeats_drops_blanks_and_stops_at_the_length(recognizer: CTCRecognizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transcribe_merges_repeats_drops_blanks_and_stops_at_the_length(
+    recognizer: CTCRecognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = torch.tensor([[0, 1, 1, 0, 1, 3, 2], [2, 2, 2, 0, 0, 3, 3]])
     monkeypatch.setattr(recognizer, "forward", lambda w, n: (F.one_hot(path, 4).float(), torch.tensor([7, 4])))
     recognizer.train()
@@ -56,11 +58,15 @@ def test_it_learns_to_tell_tones_apart(recognizer: CTCRecognizer) -> None:
     lengths = torch.tensor([len(clip) for clip in clips])
     waveforms = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
     targets = [recognizer.encode(text, "clip") for text in texts]
+    joined, sizes = (
+        torch.tensor([unit for target in targets for unit in target]),
+        torch.tensor([len(target) for target in targets]),
+    )
     optimizer = torch.optim.Adam(recognizer.parameters(), lr=5e-3)
     recognizer.eval()  # without augmentation six clips are learnt in a moment
     for _ in range(150):
         log_probs, frames = recognizer(waveforms, lengths)
-        loss = F.ctc_loss(log_probs.transpose(0, 1), torch.tensor(sum(targets, [])), frames, torch.tensor([len(t) for t in targets]))
+        loss = F.ctc_loss(log_probs.transpose(0, 1), joined, frames, sizes)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -104,7 +110,7 @@ def test_units_come_from_a_file_or_a_list_but_not_both(tmp_path: Path) -> None:
     assert CTCRecognizer(units_file=str(path), dim=8, num_layers=1).units == UNITS
     with pytest.raises(ValueError, match="either"):
         CTCRecognizer(UNITS, units_file=str(path))
-    with pytest.raises(FileNotFoundError, match="none.json"):
+    with pytest.raises(FileNotFoundError, match="none"):
         CTCRecognizer(units_file=str(tmp_path / "none.json"))
     path.write_text('{"a": 1}', encoding="utf-8")
     with pytest.raises(ValueError, match="JSON list"):

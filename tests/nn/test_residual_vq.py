@@ -104,14 +104,15 @@ def restarting(share: float, after: int = 2) -> ResidualVQ:
     """One level of ten far entries; entry 0 sits where the inputs are."""
     vq = ResidualVQ([10], 2, kmeans_init=False, restart_after=after, restart_share=share, ema_decay=1.0).train()
     vq.codebooks[0].embed.copy_(torch.arange(10.0)[:, None] * torch.tensor([100.0, 100.0]))
+    vq.codebooks[0].embed_avg.copy_(vq.codebooks[0].embed)
     return vq
 
 
 def test_restart_waits_takes_a_share_and_never_a_duplicate() -> None:
     torch.manual_seed(0)
     vq = restarting(share=0.3)
-    # five vectors, two of them equal, one equal to entry 0
-    batch = torch.tensor([[[0.0, 0.0], [1.0, 2.0], [1.0, 2.0], [3.0, 1.0], [2.0, 5.0]]])
+    # one vector equal to entry 0, three others, one of them eight times: three draws almost surely hold a copy
+    batch = torch.tensor([[[0.0, 0.0], *[[1.0, 2.0]] * 8, [3.0, 1.0], [2.0, 5.0]]])
     old = vq.codebooks[0].embed.clone()
     vq(batch)
     assert torch.equal(vq.codebooks[0].embed, old)

@@ -69,7 +69,7 @@ def test_given_parameters_are_not_missing_but_may_not_be_set() -> None:
 @pytest.mark.parametrize(
     ("key", "good", "bad"),
     [
-        ("integer", [3, "???", {"_target_": "torch.nn.Identity"}], [3.0, "3", True, None, [3]]),
+        ("integer", [3, "???", "${a.b}", {"_target_": "torch.nn.Identity"}], [3.0, "3", True, None, [3]]),
         ("number", [3, 1e-4], ["1e-4", False, None]),
         ("flag", [True], [1, "true", None]),
         ("text", ["x"], [3, True, ["x"], None]),

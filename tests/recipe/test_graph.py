@@ -104,19 +104,19 @@ def test_the_copy_in_the_run_folder_is_the_same_pipeline(chain: Path) -> None:
 def test_every_problem_of_the_pipeline_file_is_reported(tmp_path: Path) -> None:
     path = write(
         tmp_path,
-        "  a: {command: trian, recipe: a.yaml, takes: {x: bb}}\n  b.c: {command: train}\n  bb: {command: train, recipe: a.yaml, take: {}}\n"
+        "  a: {command: trian, recipe: a.yaml, takes: {x: bbb}}\n  b.c: {command: train}\n"
+        "  bb: {command: train, recipe: a.yaml, take: {}}\n"
         "sytem: {}\nsystem: {tokenizer: ab}\n",
     )
     with pytest.raises(RecipeError) as caught:
         load_pipeline(path, commands=COMMANDS)
     found = [line.removeprefix(f"{path}: ") for line in caught.value.problems]
-    assert found == [
+    assert found[:3] == [
         "sytem: unknown key; did you mean 'system'?",
         "stages.a.command: no command 'trian'; did you mean 'train'?",
-        "stages.a.takes.x: no stage 'bb'" if "bb" not in "a b.c bb" else found[2],
-        *found[3:],
+        "stages.a.takes.x: no stage 'bbb'; did you mean 'bb'?",
     ]
-    assert [line.split(": ")[0] for line in found[2:]] == [
+    assert [line.split(": ")[0] for line in found[3:]] == [
         "stages.b.c",
         "stages.b.c.recipe",
         "stages.bb.take",
@@ -128,13 +128,15 @@ def test_the_problems_of_all_recipes_are_reported_with_their_stage(tmp_path: Pat
     path = write(
         tmp_path,
         "  a: {command: train, recipe: a.yaml}\n  b: {command: train, recipe: b.yaml, takes: {dat: c}}\n"
-        "  c: {command: train, recipe: c.yaml, overrides: {optimizer: {lrr: 1}}}\n  d: {command: train, recipe: c.yaml, takes: {x: a}}\n",
+        "  c: {command: train, recipe: c.yaml, overrides: {optimizer: {lrr: 1}}}\n"
+        "  d: {command: train, recipe: c.yaml, takes: {x: a}}\n",
         a="seed: ???",
         b="takes: {data: x}",
         c="optimizer: {lr: 1}",
     )
     with pytest.raises(RecipeError) as caught:
         load_pipeline(path, commands=COMMANDS)
+    # b and d take from stages that could not be loaded: nothing to say about them yet
     assert caught.value.problems == (
         f"stage a: {tmp_path}/a.yaml: seed: a value is required; set it in the recipe or give seed=...",
         f"stage c: {tmp_path}/c.yaml: optimizer.lrr: unknown key; did you mean 'lr'?",

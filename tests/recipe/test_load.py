@@ -12,7 +12,8 @@ def recipe(tmp_path: Path) -> Path:
     (tmp_path / "base" / "b.yaml").write_text("seed: 1\noptimizer: {lr: 1e-3, warmup_steps: 10}\ndata: {limit: 5}\n")
     path = tmp_path / "stage1.yaml"
     path.write_text(
-        "extends: base/b.yaml\noptimizer: {lr: 2e-3}\ndata: {limit: null}\ncallbacks: [{every: 1}, {every: 2}]\nx: ${optimizer.lr}\n"
+        "extends: base/b.yaml\noptimizer: {lr: 2e-3}\ndata: {limit: null}\n"
+        "callbacks: [{every: 1}, {every: 2}]\nx: ${optimizer.lr}\n"
     )
     return path
 
@@ -76,7 +77,7 @@ def test_a_base_that_does_not_exist_is_named_with_who_wants_it(tmp_path: Path) -
 
 def test_all_missing_and_unresolvable_values_are_listed_at_once(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
-    path.write_text("takes: {codes: ???}\ndata: [{shards: ???}]\nx: ${nowhere.y}\n")
+    path.write_text("takes:\n  codes: ???\ndata: [{shards: '???'}]\nx: ${nowhere.y}\n")
     found = problems(path)
     assert [line.split(":")[0] for line in found] == ["takes.codes", "data.0.shards", "x"]
     assert "give takes.codes=..." in found[0]
@@ -102,6 +103,12 @@ def test_format_override_is_read_back_exactly(tmp_path: Path, value: object) -> 
     path.write_text("x: {y: 0}")
     loaded = load_recipe(path, [format_override("x.y", value)])["x"]
     assert loaded == ({} if value is None else {"y": value})
+
+
+def test_unquoted_marks_in_braces_get_a_hint(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("takes: {codes: ???}")
+    with pytest.raises(RecipeError, match=r"line 1, column 16.*'\?\?\?' and '\$\{\.\.\.\}' in quotes"):
+        load_recipe(tmp_path / "a.yaml")
 
 
 def test_dump_is_read_back_exactly(tmp_path: Path) -> None:

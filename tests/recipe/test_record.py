@@ -2,6 +2,7 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from bcaudio.recipe.load import load_recipe
-from bcaudio.recipe.record import Progress, read_json, stage_key, stage_record
+from bcaudio.recipe.record import Progress, is_alive, read_json, stage_key, stage_record
 
 RECIPE = {"seed": 7, "out": "o", "takes": {}, "data": {"batch_size": 2}}
 
@@ -31,18 +32,28 @@ def test_a_finished_stage_is_done_with_what_was_added(tmp_path: Path) -> None:
     assert not list((tmp_path / "s").glob("*.tmp"))
 
 
-def test_failure_and_interrupt_are_told_apart_and_resuming_adds_up(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError), stage_record(tmp_path / "s", RECIPE):
+def _fail(out: Path) -> None:
+    with stage_record(out, RECIPE):
         time.sleep(0.06)
         raise RuntimeError("loss is\nnan")
-    found = record_of(tmp_path / "s")
-    assert (found["status"], found["reason"]) == ("failed", "RuntimeError: loss is nan")
-    with pytest.raises(SystemExit), stage_record(tmp_path / "s", RECIPE):
+
+
+def _interrupt(out: Path) -> None:
+    with stage_record(out, RECIPE):
         time.sleep(0.06)
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt:
             raise SystemExit(1)  # noqa: B904 (as Lightning does)
+
+
+def test_failure_and_interrupt_are_told_apart_and_resuming_adds_up(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError):
+        _fail(tmp_path / "s")
+    found = record_of(tmp_path / "s")
+    assert (found["status"], found["reason"]) == ("failed", "RuntimeError: loss is nan")
+    with pytest.raises(SystemExit):
+        _interrupt(tmp_path / "s")
     assert record_of(tmp_path / "s")["status"] == "interrupted"
     with stage_record(tmp_path / "s", RECIPE):
         pass
@@ -58,6 +69,7 @@ def _begin(out: Path) -> None:
         time.sleep(60)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_killed_stage_goes_on_and_a_living_one_is_left_alone(tmp_path: Path) -> None:
     process = multiprocessing.get_context("fork").Process(target=_begin, args=(tmp_path / "s",))
     process.start()
@@ -65,10 +77,15 @@ def test_a_killed_stage_goes_on_and_a_living_one_is_left_alone(tmp_path: Path) -
         time.sleep(0.01)
     with pytest.raises(ValueError, match=f"process {process.pid} is writing"), stage_record(tmp_path / "s", RECIPE):
         pass
+    other_life = {**record_of(tmp_path / "s"), "pid_birth": 1}
+    assert is_alive(record_of(tmp_path / "s"))
+    assert not is_alive(other_life)  # the same process number, used again
     os.kill(process.pid, signal.SIGKILL)
-    process.join()
+    while is_alive(record_of(tmp_path / "s")):  # ends although nobody has collected the dead process yet
+        time.sleep(0.01)
     with stage_record(tmp_path / "s", RECIPE):
         pass
+    process.join()
     assert record_of(tmp_path / "s")["attempts"] == 2
 
 

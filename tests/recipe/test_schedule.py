@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from bcaudio.recipe.display import status_table
+from bcaudio.recipe.display import Display, Row, status_table
 from bcaudio.recipe.errors import RecipeError
 from bcaudio.recipe.graph import Command, load_pipeline
 from bcaudio.recipe.schedule import run_pipeline
@@ -50,7 +50,8 @@ stages:
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Path:
+def tiny(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("PYTHONPATH", str(repository))  # stages are processes of their own; the package need not be installed
     (tmp_path / "stage.py").write_text(STAGE)
     (tmp_path / "free.yaml").write_text(RECIPE)
     (tmp_path / "taking.yaml").write_text('extends: free.yaml\ntakes: {data: "???"}\n')
@@ -137,6 +138,29 @@ def test_independent_stages_overlap_with_two_jobs_and_not_with_one(tiny: Path) -
     assert record(tiny, "a")["span"][1] <= record(tiny, "d")["span"][0]
 
 
+def test_a_terminal_gets_a_live_table(tiny: Path) -> None:
+    shown = StringIO()
+    table = commands(tiny)
+    pipeline = load_pipeline(tiny / "pipeline.yaml", ["a.pause_s=0.3"], table)
+    console = Console(file=shown, width=120, force_terminal=True, color_system=None)
+    assert run_pipeline(pipeline, only=["a"], commands=table, console=console) == 0
+    lines = [[cell.strip() for cell in line.split("│")[1:-1]] for line in shown.getvalue().splitlines() if "│ a " in line]
+    assert any(line[:2] == ["a", "running"] and line[3] == "loss 0.5" for line in lines), lines
+    assert lines[-1][:3] == ["a", "done", "3/3"]
+
+
+def test_without_a_terminal_a_running_stage_gets_a_line_at_intervals() -> None:
+    shown = StringIO()
+    rows = [Row("a", "running", "1/3", "loss 0.5", 65.0), Row("b", "waiting")]
+    with Display(lambda: rows, Console(file=shown, width=80), every_s=0.05) as display:
+        display.refresh()
+        assert shown.getvalue() == ""
+        time.sleep(0.06)
+        display.refresh()
+        display.refresh()
+    assert shown.getvalue() == "a: running  1/3  loss 0.5  1:05\n"
+
+
 def test_only_and_from_choose_stages(tiny: Path) -> None:
     with pytest.raises(ValueError, match="stage b takes from a, which is not done"):
         run(tiny, only=["b"])
@@ -144,7 +168,7 @@ def test_only_and_from_choose_stages(tiny: Path) -> None:
     assert steps(tiny) == {"a": 3}
     run(tiny, start="b")
     assert steps(tiny) == {"a": 3, "b": 3, "c": 3}
-    with pytest.raises(ValueError, match="no stage 'bb'; known: a, b, c, d"):
+    with pytest.raises(ValueError, match=r"no stage 'bb'; did you mean 'b'\?"):
         run(tiny, start="bb")
 
 
@@ -167,6 +191,17 @@ def test_a_command_that_keeps_no_record_or_another_one_has_failed(tiny: Path) ->
     code, text = run(tiny, only=["a"])
     assert code == 1
     assert "it recorded another recipe" in text
+
+
+def test_a_missed_bar_lets_the_rest_run_and_keeps_the_exit_code(tiny: Path) -> None:
+    missed = "record.add(gate={'wer': {'value': 0.4, 'max': 0.1, 'holds': False}, 'mel': {'holds': True}})"
+    (tiny / "stage.py").write_text(f"{STAGE}    {missed}\nsys.exit(1)\n")
+    for _ in range(2):
+        code, text = run(tiny, only=["a", "b"])
+        assert code == 1
+        assert steps(tiny) == {"a": 3, "b": 3}
+        assert "a: wer misses its bar: {'value': 0.4, 'max': 0.1, 'holds': False}" in text
+        assert "mel" not in text
 
 
 RUNNER = """
