@@ -98,6 +98,7 @@ class AudioDecoder(nn.Module):
         frame_rate: Hz after both up-samplings (16000 / 160).
         mel_frame_rate: Hz of the mel (16000 / 256).
         max_positions: the longest clip, in decoder states.
+        mel_mean, mel_std: where the coarse mel starts in training, the level of the log-mel it is to meet; no part of the architecture.
     """
 
     positional_embedding: Tensor
@@ -117,6 +118,8 @@ class AudioDecoder(nn.Module):
         frame_rate: float = 100.0,
         mel_frame_rate: float = 62.5,
         max_positions: int = 3000,
+        mel_mean: float = 0.0,
+        mel_std: float = 1.0,
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -126,6 +129,8 @@ class AudioDecoder(nn.Module):
         self.layers = nn.ModuleList(TransformerLayer(dim, num_heads, ffn_dim) for _ in range(num_layers))
         self.layer_norm = nn.LayerNorm(dim)
         self.dconv2 = CausalUpsample(dim, num_mels, kernel_size, stride)
+        nn.init.constant_(self.dconv2.norm.weight, mel_std)
+        nn.init.constant_(self.dconv2.norm.bias, mel_mean)
         self.post_net = MelRefiner(num_mels, refiner_channels, refiner_kernel_size)
 
     def hidden(self, x: Tensor, num_codes: Tensor, per_clip: bool = True) -> tuple[Tensor, Tensor]:
