@@ -23,7 +23,21 @@ from bcaudio.recipe.record import Progress, read_json, stage_key, stage_record, 
 from bcaudio.text.normalize import NORMALIZER
 
 KEYS = frozenset(
-    ["extends", "name", "paper", "seed", "threads", "takes", "out", "results", "system", "benchmarks", "bars", "examples", "masks"]
+    [
+        "extends",
+        "name",
+        "paper",
+        "seed",
+        "threads",
+        "takes",
+        "out",
+        "results",
+        "system",
+        "benchmarks",
+        "bars",
+        "examples",
+        "masks",
+    ]
 )
 STAGE_FIELDS = (
     "status",

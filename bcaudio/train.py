@@ -48,7 +48,11 @@ def train(path: str, overrides: Sequence[str] = ()) -> int:
         before = tensor_sha256(frozen)
         trained = {name: p.numel() for name, p in module.named_parameters() if p.requires_grad}
         record.add(
-            trainable={"num_parameters": sum(trained.values()), "patterns": recipe.get("trainable"), "names_sample": sorted(trained)[:8]},
+            trainable={
+                "num_parameters": sum(trained.values()),
+                "patterns": recipe.get("trainable"),
+                "names_sample": sorted(trained)[:8],
+            },
             frozen={"num_parameters": sum(tensor.numel() for tensor in frozen.values()), "sha256_before": before},
         )
         earlier = _set_metrics_aside(out)
@@ -59,12 +63,18 @@ def train(path: str, overrides: Sequence[str] = ()) -> int:
             raise KeyboardInterrupt
         after = tensor_sha256(frozen_tensors(module.model))
         if after != before:
-            raise ValueError(f"stage {recipe['name']}: a frozen tensor changed (SHA-256 {before[:12]} before, {after[:12]} after); this is a defect, please report it")
+            raise ValueError(
+                f"stage {recipe['name']}: a frozen tensor changed (SHA-256 {before[:12]} before, {after[:12]} after); this is a defect, please report it"
+            )
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         record.add(
             steps=module.next_step,
             metrics=metrics,
-            frozen={"num_parameters": sum(tensor.numel() for tensor in frozen.values()), "sha256_before": before, "sha256_after": after},
+            frozen={
+                "num_parameters": sum(tensor.numel() for tensor in frozen.values()),
+                "sha256_before": before,
+                "sha256_after": after,
+            },
             gate=_gate(recipe, metrics),
         )
         save_model(out, module.model, fingerprint)
@@ -77,7 +87,9 @@ def _check_takes(stage: str, takes: Mapping[str, Path], fingerprint: Mapping[str
     """Every folder a stage takes must agree with the stage's own fingerprint in the keys that both have."""
     for name, folder in takes.items():
         if not folder.is_dir():
-            raise FileNotFoundError(f"stage {stage} takes {name} from {folder}, which does not exist; run the stage that makes it first")
+            raise FileNotFoundError(
+                f"stage {stage} takes {name} from {folder}, which does not exist; run the stage that makes it first"
+            )
         found = read_fingerprint(folder) if (folder / "fingerprint.json").is_file() else {}
         expected = {key: value for key, value in fingerprint.items() if key in found}
         check_fingerprint(expected, found, where=f"stage {stage} takes {name} from {folder}")
@@ -97,9 +109,17 @@ def _parts(recipe: Mapping[str, Any]) -> tuple[StageModule, DataModule]:
 def _trainer(recipe: Mapping[str, Any], out: Path, data: DataModule) -> L.Trainer:
     options = dict(recipe.get("trainer", {}))
     checkpoint = ModelCheckpoint(
-        dirpath=out / "checkpoints", filename="step={step}", auto_insert_metric_name=False, every_n_train_steps=recipe.get("checkpoint_every", 200)
+        dirpath=out / "checkpoints",
+        filename="step={step}",
+        auto_insert_metric_name=False,
+        every_n_train_steps=recipe.get("checkpoint_every", 200),
     )
-    callbacks = [checkpoint, LearningRateMonitor(), StageProgress(str(out), data.max_steps), *(build(node) for node in recipe.get("callbacks", []))]
+    callbacks = [
+        checkpoint,
+        LearningRateMonitor(),
+        StageProgress(str(out), data.max_steps),
+        *(build(node) for node in recipe.get("callbacks", [])),
+    ]
     strategy = options.pop("strategy", "auto")
     return L.Trainer(
         default_root_dir=out,
@@ -168,5 +188,7 @@ def _gate(recipe: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, 
         holds = bound.get("min", -float("inf")) <= value <= bound.get("max", float("inf"))
         results[name] = {"value": value, **bound, "holds": holds}
         if not holds:
-            raise ValueError(f"gate: stage {recipe['name']} ended with {name} = {value:.4g}, but the recipe asks for {bound}; train longer or move the gate")
+            raise ValueError(
+                f"gate: stage {recipe['name']} ended with {name} = {value:.4g}, but the recipe asks for {bound}; train longer or move the gate"
+            )
     return results

@@ -107,9 +107,14 @@ class MakeShards:
         _write_text(out / "units.json", json.dumps(words, ensure_ascii=False))
         _write_text(out / "fingerprint.json", json.dumps(FINGERPRINT, indent=1) + "\n")
         return {
-            "shards_made": made, "shards_kept": len(tasks) - made, **_totals(records), "dropped": dropped, "left_out": left_out,
+            "shards_made": made,
+            "shards_kept": len(tasks) - made,
+            **_totals(records),
+            "dropped": dropped,
+            "left_out": left_out,
             "quarantined": dict(sorted(Counter(item["reason"] for item in quarantined).items())),
-            "num_texts": len(texts), "test_texts_seen_in_train": count_leaks(utterances),
+            "num_texts": len(texts),
+            "test_texts_seen_in_train": count_leaks(utterances),
         }
 
     def _tasks(self, source: Source, listing: Listing, out: Path, scratch: Path) -> Iterator[ShardTask]:
@@ -182,8 +187,12 @@ def make_shard(task: ShardTask) -> dict[str, Any]:
     write_shard(clips(), task.tar, FINGERPRINT)
     index = read_index(task.tar)
     record = {
-        "shard": task.tar.stem, "inputs_sha256": task.inputs_sha256(), "sha256": index["sha256"], "num_samples": len(durations_s),
-        "duration_s": round(sum(durations_s), 3), "quarantined": quarantined,
+        "shard": task.tar.stem,
+        "inputs_sha256": task.inputs_sha256(),
+        "sha256": index["sha256"],
+        "num_samples": len(durations_s),
+        "duration_s": round(sum(durations_s), 3),
+        "quarantined": quarantined,
     }
     task.done.parent.mkdir(parents=True, exist_ok=True)
     _write_text(task.done, json.dumps(record, ensure_ascii=False) + "\n")
@@ -200,10 +209,14 @@ def _training_texts(source: Source, listing: Listing) -> Iterator[str]:
 
 def count_leaks(utterances: list[Utterance]) -> int:
     """Test strings of two or more numbers that also occur in training (they are held out by construction, so the count is 0)."""
+
     def strings(split: str) -> set[str]:
         return {
-            normalize(part.text, u.language) for u in utterances if u.split == split and u.language in ("en", "zh")
-            for part in u.parts if "," in part.text or "，" in part.text
+            normalize(part.text, u.language)
+            for u in utterances
+            if u.split == split and u.language in ("en", "zh")
+            for part in u.parts
+            if "," in part.text or "，" in part.text
         }
 
     return len(strings("test") & strings("train"))

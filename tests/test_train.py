@@ -107,7 +107,9 @@ def test_loss_goes_down(world: Path, tmp_path: Path) -> None:
 def test_kill_and_the_same_command_again_gives_the_same_weights(world: Path, finished: Path) -> None:
     out = world / "killed"
     command = [sys.executable, "-m", "bcaudio", "train", str(world / "tiny.yaml"), f"out={out}"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     deadline = time.monotonic() + 120
     while not list((out / "checkpoints").glob("*.ckpt")) and process.poll() is None:
         assert time.monotonic() < deadline

@@ -138,7 +138,8 @@ def pack(sequences: Sequence[TokenSequence], row_tokens: int, pad_id: int, items
             start = end
         position_ids[r, start:] = np.arange(width - start)  # the tail is a document of its own
     return PackedBatch(
-        *(torch.from_numpy(array) for array in (input_ids, position_ids, np.concatenate(codes), labels, audio_labels)), items=items
+        *(torch.from_numpy(array) for array in (input_ids, position_ids, np.concatenate(codes), labels, audio_labels)),
+        items=items,
     )
 
 
@@ -154,11 +155,13 @@ class SequenceCollate:
 
     sample_rates: tuple[int, ...] = ()
 
-    def __init__(self, tokenizer: str, codebook_sizes: Sequence[int] = (), row_tokens: int = 256, audio_as: AudioAs = "codes") -> None:
+    def __init__(
+        self, tokenizer: str, codebook_sizes: Sequence[int] = (), row_tokens: int = 256, audio_as: AudioAs = "codes"
+    ) -> None:
         self.builder = SequenceBuilder(TextTokenizer(tokenizer), codebook_sizes, audio_as)
         self.row_tokens = row_tokens
 
-    def __call__(self, items: list[Item], rng: np.random.Generator) -> PackedBatch:
+    def __call__(self, items: list[Item], rng: np.random.Generator, training: bool = False) -> PackedBatch:
         sequences = []
         for item in items:
             try:
@@ -174,13 +177,19 @@ class AudioCollate:
     Args:
         sample_rates: the rates to deliver, Hz.
         crop_s: cut a random window of this length (shorter clips are padded); null keeps whole clips. The window starts at the same time at every rate.
+        max_speed_change: in training every clip is played up to this share faster or slower, which also moves pitch and formants: more voices
+            than were recorded. Not for clips with codes, which belong to the sound as it is.
     """
 
-    def __init__(self, sample_rates: Sequence[int] = (16000,), crop_s: float | None = None) -> None:
+    def __init__(
+        self, sample_rates: Sequence[int] = (16000,), crop_s: float | None = None, max_speed_change: float = 0.0
+    ) -> None:
         self.sample_rates = tuple(sample_rates)
-        self.crop_s = crop_s
+        self.crop_s, self.max_speed_change = crop_s, max_speed_change
 
-    def __call__(self, items: list[Item], rng: np.random.Generator) -> AudioBatch:
+    def __call__(self, items: list[Item], rng: np.random.Generator, training: bool = False) -> AudioBatch:
+        if training and self.max_speed_change:
+            items = [_change_speed(item, 1 + self.max_speed_change * rng.uniform(-1, 1)) for item in items]
         starts = rng.random(len(items))
         waveforms, lengths = {}, {}
         for rate in self.sample_rates:
@@ -221,21 +230,36 @@ class AlignedCollate(AudioCollate):
     Args:
         tokenizer: folder of the text tokenizer.
         pooling: encoder frames (50 Hz) per audio token.
+        max_speed_change: see AudioCollate.
     """
 
-    def __init__(self, tokenizer: str, pooling: int = 4) -> None:
-        super().__init__(sample_rates=(16000,))
+    def __init__(self, tokenizer: str, pooling: int = 4, max_speed_change: float = 0.0) -> None:
+        super().__init__(sample_rates=(16000,), max_speed_change=max_speed_change)
         self.builder = SequenceBuilder(TextTokenizer(tokenizer))
         self.pooling = pooling
 
-    def __call__(self, items: list[Item], rng: np.random.Generator) -> AlignedBatch:
+    def __call__(self, items: list[Item], rng: np.random.Generator, training: bool = False) -> AlignedBatch:
+        audio = super().__call__(items, rng, training)
         sequences = []
-        for item in items:
+        for item in audio.items:
             num_codes = num_tokens(len(item.waveforms[16000]), pooling=self.pooling)
             empty = np.zeros((num_codes, 0), dtype=np.int64)
             segments = [replace(s, codes=empty) if s.modality == "audio" else s for s in segments_of(item.task, item.sample)]
             sequences.append(self.builder.sequence(segments, rng))
-        return AlignedBatch(super().__call__(items, rng), pack(sequences, 0, self.builder.special.eos, items))
+        return AlignedBatch(audio, pack(sequences, 0, self.builder.special.eos, audio.items))
+
+
+def _change_speed(item: Item, factor: float) -> Item:
+    """Play the item `factor` times as fast, at every rate alike (linear interpolation)."""
+    if item.sample.codes is not None:
+        raise ValueError(
+            f"{item.sample.key}: max_speed_change would part its sound from its codes; leave it at 0 for shards with codes"
+        )
+    changed = {}
+    for rate, clip in item.waveforms.items():
+        places = np.arange(0, len(clip) - 1, factor)
+        changed[rate] = np.interp(places, np.arange(len(clip)), clip).astype(np.int16)
+    return replace(item, waveforms=changed)
 
 
 def num_tokens(num_samples: int, hop_length: int = 160, stride: int = 2, pooling: int = 4) -> int:

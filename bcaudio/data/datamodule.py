@@ -15,7 +15,7 @@ from bcaudio.data.batch import Item
 from bcaudio.data.index import ShardIndex
 from bcaudio.data.plan import BatchPlan
 
-Collate = Callable[[list[Item], np.random.Generator], Any]
+Collate = Callable[..., Any]  # (items, rng, training=False) -> batch
 
 
 class Source:
@@ -66,7 +66,9 @@ class Source:
         key = (i, tuple(sample_rates))
         if key not in self._cache:
             at = int(self.kept[i])
-            waveforms = {rate: np.round(np.clip(self.index.waveform(at, rate), -1, 1) * 32767).astype(np.int16) for rate in sample_rates}
+            waveforms = {
+                rate: np.round(np.clip(self.index.waveform(at, rate), -1, 1) * 32767).astype(np.int16) for rate in sample_rates
+            }
             self._cache[key] = Item(self.index.sample(at), self.task, waveforms)
         return self._cache[key]
 
@@ -84,7 +86,7 @@ class _TrainBatches(IterableDataset):
         steps = self.steps if info is None else self.steps[info.id :: info.num_workers]
         for step in steps:
             items = [self.sources[source].item(i, self.collate.sample_rates) for source, i in self.plan.batch(step)]
-            yield replace(self.collate(items, np.random.default_rng([self.seed, 7, step])), step=step)
+            yield replace(self.collate(items, np.random.default_rng([self.seed, 7, step]), training=True), step=step)
 
 
 class DataModule(L.LightningDataModule):
@@ -139,6 +141,8 @@ class DataModule(L.LightningDataModule):
         batches = []
         for number, source in enumerate(self.val):
             for start in range(0, len(source), self.val_batch_size):
-                items = [source.item(i, self.collate.sample_rates) for i in range(start, min(start + self.val_batch_size, len(source)))]
+                items = [
+                    source.item(i, self.collate.sample_rates) for i in range(start, min(start + self.val_batch_size, len(source)))
+                ]
                 batches.append(self.collate(items, np.random.default_rng([self.seed, 8, number, start])))
         return DataLoader(batches, batch_size=None)

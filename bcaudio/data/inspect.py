@@ -59,8 +59,16 @@ def stats(paths: Sequence[str | Path]) -> int:
         durations_s = index.durations_s[rows]
         speakers = len({index.entries[i].speaker for i in rows} - {""})
         chars = sum(index.entries[i].num_text_chars for i in rows)
-        table.add_row(*group, str(len(rows)), str(speakers), f"{durations_s.sum() / 60:.1f}", f"{np.median(durations_s):.2f}",
-                      f"{durations_s.max():.2f}", str(int(index.num_codes[rows].sum())), str(chars))
+        table.add_row(
+            *group,
+            str(len(rows)),
+            str(speakers),
+            f"{durations_s.sum() / 60:.1f}",
+            f"{np.median(durations_s):.2f}",
+            f"{durations_s.max():.2f}",
+            str(int(index.num_codes[rows].sum())),
+            str(chars),
+        )
     Console().print(table)
     return 0
 

@@ -106,8 +106,12 @@ class Sample:
             if span.start_s < previous_end_s - TIME_SLACK_S:
                 _fail(self.key, f"spans[{i}].start_s", span.start_s, f"spans go in time order; one ends at {previous_end_s}")
             if span.end_s < span.start_s or span.end_s > self.duration_s + TIME_SLACK_S:
-                _fail(self.key, f"spans[{i}].end_s", span.end_s,
-                      f"it must lie between start_s {span.start_s} and duration_s {self.duration_s}")
+                _fail(
+                    self.key,
+                    f"spans[{i}].end_s",
+                    span.end_s,
+                    f"it must lie between start_s {span.start_s} and duration_s {self.duration_s}",
+                )
             previous_end_s = span.end_s
 
     def _check_codes(self) -> None:

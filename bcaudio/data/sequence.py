@@ -109,7 +109,9 @@ class SequenceBuilder:
 
     def _codes(self, segment: Segment) -> np.ndarray:
         if segment.codes is None:
-            raise ValueError(f"audio segment {segment.text!r} has no codes; encode the shards first (recipe: data_prep.encode_codes)")
+            raise ValueError(
+                f"audio segment {segment.text!r} has no codes; encode the shards first (recipe: data_prep.encode_codes)"
+            )
         if segment.codes.shape[1] != len(self.end_frame):
             raise ValueError(
                 f"audio segment {segment.text!r} has {segment.codes.shape[1]} codebooks, the recipe {len(self.end_frame)}; "

@@ -123,8 +123,13 @@ def _write_members(samples: Iterable[tuple[Sample, dict[str, bytes]]], tar: Path
                 entry["members"][kind] = [offset + _BLOCK, size]
                 offset += _BLOCK + -(-size // _BLOCK) * _BLOCK
         content = {
-            "format": FORMAT, "shard": tar.name, "sha256": _sha256(temporary[0]), "num_bytes": temporary[0].stat().st_size,
-            "num_samples": len(entries), "fingerprint": fingerprint, "samples": entries,
+            "format": FORMAT,
+            "shard": tar.name,
+            "sha256": _sha256(temporary[0]),
+            "num_bytes": temporary[0].stat().st_size,
+            "num_samples": len(entries),
+            "fingerprint": fingerprint,
+            "samples": entries,
         }
         temporary[1].write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
         index.unlink(missing_ok=True)  # between the two renames no index may speak of another tar
@@ -138,8 +143,13 @@ def _write_members(samples: Iterable[tuple[Sample, dict[str, bytes]]], tar: Path
 
 def _entry(sample: Sample, members: Mapping[str, bytes]) -> dict[str, Any]:
     return {
-        "key": sample.key, "corpus": sample.corpus, "split": sample.split, "language": sample.language,
-        "speaker": sample.speaker, "duration_s": round(sample.duration_s, 4), "num_text_chars": len(sample.text),
+        "key": sample.key,
+        "corpus": sample.corpus,
+        "split": sample.split,
+        "language": sample.language,
+        "speaker": sample.speaker,
+        "duration_s": round(sample.duration_s, 4),
+        "num_text_chars": len(sample.text),
         "span_num_codes": list(sample.span_num_codes),
         "members": {kind: len(data) for kind, data in members.items()},
     }

@@ -67,7 +67,9 @@ def _audio(sample: Sample, span: int, direction: Literal["hear", "speak"], train
 def _required(sample: Sample, field: str) -> str:
     value = getattr(sample, field)
     if not value:
-        raise ValueError(f"{sample.key}: the task needs the field '{field}', which this sample lacks; choose another task or corpus in the recipe")
+        raise ValueError(
+            f"{sample.key}: the task needs the field '{field}', which this sample lacks; choose another task or corpus in the recipe"
+        )
     return value
 
 
@@ -116,12 +118,22 @@ def dialogue(sample: Sample) -> list[Segment]:
         if span.role == "user":
             segments += [Segment("special", "question"), heard(sample, i)]
         else:
-            segments += [Segment("special", "audiotext_start"), Segment("special", "answer"), Segment("text", span.text, train=True), spoken(sample, i)]
+            segments += [
+                Segment("special", "audiotext_start"),
+                Segment("special", "answer"),
+                Segment("text", span.text, train=True),
+                spoken(sample, i),
+            ]
     return segments
 
 
 def text_repeat(sample: Sample) -> list[Segment]:
-    return [Segment("text", PROMPTS["asr"]), Segment("text", sample.text), Segment("special", "answer"), Segment("text", sample.text, train=True)]
+    return [
+        Segment("text", PROMPTS["asr"]),
+        Segment("text", sample.text),
+        Segment("special", "answer"),
+        Segment("text", sample.text, train=True),
+    ]
 
 
 def text_translate(sample: Sample) -> list[Segment]:

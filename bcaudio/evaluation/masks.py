@@ -37,7 +37,11 @@ class LossMasks:
         sequence = self.builder.sequence(segments_of(task, sample))
         # labels are shifted: what position t - 1 must predict is token t
         text_paid = np.concatenate([[False], sequence.labels[:-1] != IGNORE])
-        audio_paid = np.concatenate([[False], sequence.audio_labels[:-1, 0] != IGNORE]) if sequence.audio_labels.size else np.zeros_like(text_paid)
+        audio_paid = (
+            np.concatenate([[False], sequence.audio_labels[:-1, 0] != IGNORE])
+            if sequence.audio_labels.size
+            else np.zeros_like(text_paid)
+        )
         names = {getattr(self.builder.special, field): name for field, name in NAMES.items()}
         tokens = []
         for token, paid, audio in zip(sequence.input_ids.tolist(), text_paid, audio_paid, strict=True):

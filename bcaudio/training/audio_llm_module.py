@@ -52,7 +52,9 @@ class AudioLLMModule(StageModule):
         _check_tokenizer(model, self.text_tokenizer)
         if audio_embedding_from is not None:
             _start_audio_embedding(model, Path(audio_embedding_from))
-        self.builder = SequenceBuilder(self.text_tokenizer, model.codebook_sizes, audio_as="codes" if model.codebook_sizes else "text")
+        self.builder = SequenceBuilder(
+            self.text_tokenizer, model.codebook_sizes, audio_as="codes" if model.codebook_sizes else "text"
+        )
         self.generator = Generator(model, self.text_tokenizer.special)
         self.level_weights = list(level_weights) or [1.0] * len(model.codebook_sizes)
 
@@ -95,7 +97,9 @@ def _check_tokenizer(model: AudioLLM, tokenizer: TextTokenizer) -> None:
         )
     vocab_size = model.llm.get_input_embeddings().num_embeddings
     if vocab_size < len(tokenizer):
-        raise ValueError(f"the LLM has {vocab_size} text embeddings, {tokenizer.file} {len(tokenizer)} tokens; raise vocab_size in the recipe")
+        raise ValueError(
+            f"the LLM has {vocab_size} text embeddings, {tokenizer.file} {len(tokenizer)} tokens; raise vocab_size in the recipe"
+        )
 
 
 @torch.no_grad()

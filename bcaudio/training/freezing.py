@@ -19,7 +19,9 @@ def freeze_all_but(model: nn.Module, patterns: Sequence[str] | None) -> None:
     names = [name for name, _ in model.named_parameters()]
     for pattern in patterns:
         if not any(re.fullmatch(pattern, name) for name in names):
-            raise ValueError(f"trainable: {pattern!r} matches no parameter; the model has for example {', '.join(names[:3])}, ..., {names[-1]}")
+            raise ValueError(
+                f"trainable: {pattern!r} matches no parameter; the model has for example {', '.join(names[:3])}, ..., {names[-1]}"
+            )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(re.fullmatch(pattern, name) for pattern in patterns))
 

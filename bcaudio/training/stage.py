@@ -46,7 +46,9 @@ class StageModule(L.LightningModule):
     def log_terms(self, split: str, terms: dict[str, Tensor], batch_size: int) -> None:
         """Log loss terms as `<split>/<name>`; every rank's batch counts by its size."""
         values = {f"{split}/{name}": value.detach() for name, value in terms.items()}
-        self.log_dict(values, batch_size=batch_size, on_step=split == "train", on_epoch=split != "train", sync_dist=split != "train")
+        self.log_dict(
+            values, batch_size=batch_size, on_step=split == "train", on_epoch=split != "train", sync_dist=split != "train"
+        )
 
     def export(self, folder: str) -> None:
         """Write what the stage hands over beside `model.safetensors`; nothing by default."""

@@ -82,10 +82,18 @@ class Asterisk:
 def _utterance(prompt: str, text: str, language: str, split: str, translation: str | None) -> Utterance:
     name = re.sub("[^a-zA-Z0-9]+", "-", prompt)[:50]
     return Utterance(
-        key=f"prompts-{split}-{language}-{name}", corpus="prompts", split=split, language=language,
-        parts=(Part(text, "user"),), text=text, speaker=SPEAKERS[language], translation=translation,
-        target_language="en" if translation else None, source=f"asterisk-core-sounds-{language}-g722 {VERSION}: {prompt}",
-        licence=LICENCE, audio=f"usr/share/asterisk/sounds/{SPEAKERS[language]}/{prompt}.g722",
+        key=f"prompts-{split}-{language}-{name}",
+        corpus="prompts",
+        split=split,
+        language=language,
+        parts=(Part(text, "user"),),
+        text=text,
+        speaker=SPEAKERS[language],
+        translation=translation,
+        target_language="en" if translation else None,
+        source=f"asterisk-core-sounds-{language}-g722 {VERSION}: {prompt}",
+        licence=LICENCE,
+        audio=f"usr/share/asterisk/sounds/{SPEAKERS[language]}/{prompt}.g722",
     )
 
 

@@ -19,8 +19,26 @@ from data_prep.utterance import Listing, Part, Timbre, Utterance
 LANGUAGES = ("en", "zh")
 LICENCE = "generated, no rights reserved (CC0)"
 _ONES = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
-    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
 )
 _TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 _HANZI = "零一二三四五六七八九"
@@ -55,13 +73,13 @@ def number_string(numbers: tuple[int, ...], language: str) -> str:
 
 
 def sum_question(a: int, b: int, language: str) -> str:
-    """"what is three plus four" or "三加四等于几"."""
+    """ "what is three plus four" or "三加四等于几"."""
     left, right = number_words(a, language), number_words(b, language)
     return f"what is {left} plus {right}" if language == "en" else f"{left}加{right}等于几"
 
 
 def sum_statement(a: int, b: int, language: str) -> str:
-    """"three plus four is seven." or "三加四等于七。"."""
+    """ "three plus four is seven." or "三加四等于七。"."""
     left, right, total = (number_words(number, language) for number in (a, b, a + b))
     return f"{left} plus {right} is {total}." if language == "en" else f"{left}加{right}等于{total}。"
 
@@ -255,9 +273,16 @@ def narration_draft(rng: random.Random, split: str, language: str, fact: int) ->
 
 
 DRAFTS: dict[str, Callable[[random.Random, str, str, int], Draft]] = {
-    "numbers": numbers_draft, "sums": sums_draft, "stories": stories_draft, "narration": narration_draft,
-    "dialogue": dialogue_draft, "choice": choice_draft,
-    "text_numbers": numbers_draft, "text_sums": sums_draft, "text_stories": stories_draft, "text_narration": narration_draft,
+    "numbers": numbers_draft,
+    "sums": sums_draft,
+    "stories": stories_draft,
+    "narration": narration_draft,
+    "dialogue": dialogue_draft,
+    "choice": choice_draft,
+    "text_numbers": numbers_draft,
+    "text_sums": sums_draft,
+    "text_stories": stories_draft,
+    "text_narration": narration_draft,
 }
 
 
@@ -303,12 +328,18 @@ class MicroWorld:
             if self.corpus == "narration":
                 speaker = NARRATORS[language]
             yield Utterance(
-                key=key, corpus=self.corpus, split=split, language=language,
+                key=key,
+                corpus=self.corpus,
+                split=split,
+                language=language,
                 parts=tuple(Part(text, role, self._timbre(role, speaker, language)) for text, role in draft.spans),
-                text=join([text for text, _ in draft.spans], language), speaker="" if self.is_text else speaker.id,
-                translation=draft.translation, target_language=_other(language) if draft.translation else None,
+                text=join([text for text, _ in draft.spans], language),
+                speaker="" if self.is_text else speaker.id,
+                translation=draft.translation,
+                target_language=_other(language) if draft.translation else None,
                 answer=draft.answer,
-                source="micro world, text only" if self.is_text else "micro world, espeak-ng", licence=LICENCE,
+                source="micro world, text only" if self.is_text else "micro world, espeak-ng",
+                licence=LICENCE,
             )
 
     def _timbre(self, role: str, speaker: Timbre, language: str) -> Timbre | None:

@@ -12,11 +12,39 @@ from data_prep.utterance import Timbre
 
 TEST_VARIANTS = ("klatt4", "ed", "pablo", "f5", "benjamin", "m7")
 _CLEAR_VARIANTS = (  # two timbres each
-    "Hugo", "f1", "m3", "m5", "caleb", "david", "edward", "klatt2", "miguel", "mike2", "john", "anika", "Nguyen",
+    "Hugo",
+    "f1",
+    "m3",
+    "m5",
+    "caleb",
+    "david",
+    "edward",
+    "klatt2",
+    "miguel",
+    "mike2",
+    "john",
+    "anika",
+    "Nguyen",
 )
 _OTHER_VARIANTS = (
-    "AnxiousAndy", "Gene2", "Storm", "announcer", "antonio", "aunty", "belinda", "grandma", "iven2", "linda", "m8", "paul",
-    "pedro", "quincy", "rob", "sandro", "steph2", "victor",
+    "AnxiousAndy",
+    "Gene2",
+    "Storm",
+    "announcer",
+    "antonio",
+    "aunty",
+    "belinda",
+    "grandma",
+    "iven2",
+    "linda",
+    "m8",
+    "paul",
+    "pedro",
+    "quincy",
+    "rob",
+    "sandro",
+    "steph2",
+    "victor",
 )
 
 

@@ -14,7 +14,17 @@ from data_prep.steps.synthesize import MARGIN_S, synthesize
 from data_prep.utterance import Rejected, Utterance
 
 _COPIED = (
-    "key", "corpus", "split", "language", "speaker", "text", "translation", "target_language", "answer", "source", "licence",
+    "key",
+    "corpus",
+    "split",
+    "language",
+    "speaker",
+    "text",
+    "translation",
+    "target_language",
+    "answer",
+    "source",
+    "licence",
 )
 PAUSE_S = (0.12, 0.25)  # between two spans, their margins included
 

@@ -1,6 +1,7 @@
 """Packing and padding."""
 
 import numpy as np
+import pytest
 import torch
 
 from bcaudio.data.batch import AudioCollate, Item, num_tokens, pack
@@ -63,3 +64,16 @@ def test_codes_are_padded_and_counted() -> None:
 def test_num_tokens_follows_the_released_length_table() -> None:
     # 30 s -> 3001 frames are cut to 3000 by the front end; inside that limit: frames, encoder frames, tokens
     assert [num_tokens(n) for n in (400, 16000, 32000)] == [0, 12, 25]
+
+
+def test_speed_change_shortens_or_lengthens_every_rate_alike_and_only_in_training() -> None:
+    collate = AudioCollate([16000, 8000], max_speed_change=0.2)
+    lengths = [collate([item(1000)], np.random.default_rng(seed), training=True).lengths for seed in range(8)]
+    assert all(800 <= int(found[16000]) <= 1250 and abs(int(found[16000]) - 2 * int(found[8000])) <= 2 for found in lengths)
+    assert len({int(found[16000]) for found in lengths}) > 4
+    assert int(collate([item(1000)], np.random.default_rng(0)).lengths[16000]) == 1000
+
+
+def test_speed_change_refuses_clips_with_codes() -> None:
+    with pytest.raises(ValueError, match="a-0: max_speed_change"):
+        AudioCollate([16000], max_speed_change=0.2)([item(1000, codes=3)], np.random.default_rng(0), training=True)

@@ -19,8 +19,16 @@ def make(folder: Path, corpus: str, count: int, fingerprint: dict[str, int]) -> 
             wave = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(2400 * (i + 1)) / 24_000).astype(np.float32)
             duration_s = 0.1 * (i + 1)
             spans = (Span("x", 0.0, duration_s, "user"),)
-            sample = Sample(key=f"{corpus}-train-en-{i}", corpus=corpus, split="train", language="en", speaker=f"s{i}",
-                            text="x" * i, spans=spans, duration_s=duration_s)
+            sample = Sample(
+                key=f"{corpus}-train-en-{i}",
+                corpus=corpus,
+                split="train",
+                language="en",
+                speaker=f"s{i}",
+                text="x" * i,
+                spans=spans,
+                duration_s=duration_s,
+            )
             made.append((sample, wave))
         return made
 

@@ -13,8 +13,19 @@ from bcaudio.data.shards import write_shards
 @pytest.fixture
 def tars(tmp_path: Path) -> list[Path]:
     samples = [
-        (Sample(key=f"numbers-train-en-{i}", corpus="numbers", split="train", language="en", speaker="m3", text="seven",
-                spans=(Span("seven", 0.0, 30.0, "user"),), duration_s=30.0), np.zeros(720_000, np.float32))
+        (
+            Sample(
+                key=f"numbers-train-en-{i}",
+                corpus="numbers",
+                split="train",
+                language="en",
+                speaker="m3",
+                text="seven",
+                spans=(Span("seven", 0.0, 30.0, "user"),),
+                duration_s=30.0,
+            ),
+            np.zeros(720_000, np.float32),
+        )
         for i in range(2)
     ]
     return write_shards(samples, tmp_path, "numbers-train", 1, {})

@@ -9,9 +9,19 @@ import pytest
 from bcaudio.data.schema import Sample, Span
 
 SAMPLE = Sample(
-    key="dialogue-train-zh-000003", corpus="dialogue", split="train", language="zh", speaker="f1-p48-r200", text="三加四等于几七",
-    spans=(Span("三加四等于几", 0.0, 1.25, "user"), Span("七", 1.4, 1.9, "assistant")), answer="七", source="s", licence="l",
-    duration_s=1.9, span_num_codes=(2, 1), codes=np.array([[1, 2], [3, 4], [5, 6]], dtype=np.int16),
+    key="dialogue-train-zh-000003",
+    corpus="dialogue",
+    split="train",
+    language="zh",
+    speaker="f1-p48-r200",
+    text="三加四等于几七",
+    spans=(Span("三加四等于几", 0.0, 1.25, "user"), Span("七", 1.4, 1.9, "assistant")),
+    answer="七",
+    source="s",
+    licence="l",
+    duration_s=1.9,
+    span_num_codes=(2, 1),
+    codes=np.array([[1, 2], [3, 4], [5, 6]], dtype=np.int16),
 )
 
 

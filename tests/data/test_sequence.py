@@ -14,7 +14,14 @@ def test_heard_audio_pays_nothing_and_the_text_after_it_does(text_tokenizer: Tex
     special, (one,) = text_tokenizer.special, text_tokenizer.encode("one")
     builder = SequenceBuilder(text_tokenizer, codebook_sizes=[4, 4])
     made = builder.sequence([Segment("audio", "x", codes=CODES), Segment("text", "one", train=True)])
-    assert made.input_ids.tolist() == [special.audio_start, special.audio_pad, special.audio_pad, special.audio_end, one, special.eos]
+    assert made.input_ids.tolist() == [
+        special.audio_start,
+        special.audio_pad,
+        special.audio_pad,
+        special.audio_end,
+        one,
+        special.eos,
+    ]
     assert made.labels.tolist() == [IGNORE, IGNORE, IGNORE, one, special.eos, IGNORE]
     assert (made.audio_labels == IGNORE).all()
     np.testing.assert_array_equal(made.codes, CODES)
@@ -24,7 +31,14 @@ def test_spoken_audio_is_predicted_from_the_position_before_and_ends_with_the_en
     special, (one,) = text_tokenizer.special, text_tokenizer.encode("one")
     builder = SequenceBuilder(text_tokenizer, codebook_sizes=[4, 4])
     made = builder.sequence([Segment("text", "one"), Segment("audio", "one", train=True, direction="speak", codes=CODES)])
-    assert made.input_ids.tolist() == [one, special.audiogen_start, special.audio_pad, special.audio_pad, special.audiogen_end, special.eos]
+    assert made.input_ids.tolist() == [
+        one,
+        special.audiogen_start,
+        special.audio_pad,
+        special.audio_pad,
+        special.audiogen_end,
+        special.eos,
+    ]
     # audiogen_start is predicted by the text head, audiogen_end is forced, <|endoftext|> closes what was spoken
     assert made.labels.tolist() == [special.audiogen_start, IGNORE, IGNORE, IGNORE, special.eos, IGNORE]
     assert made.audio_labels.tolist() == [[IGNORE] * 2, [1, 2], [3, 0], [4, 4], [IGNORE] * 2, [IGNORE] * 2]

@@ -19,8 +19,16 @@ def make_samples(count: int, duration_s: float = 0.1) -> list[tuple[Sample, np.n
     rng = np.random.default_rng(0)
     made = []
     for i in range(count):
-        sample = Sample(key=f"numbers-train-en-{i:06d}", corpus="numbers", split="train", language="en", speaker="m3",
-                        text="seven", spans=(Span("seven", 0.0, duration_s, "user"),), duration_s=duration_s)
+        sample = Sample(
+            key=f"numbers-train-en-{i:06d}",
+            corpus="numbers",
+            split="train",
+            language="en",
+            speaker="m3",
+            text="seven",
+            spans=(Span("seven", 0.0, duration_s, "user"),),
+            duration_s=duration_s,
+        )
         made.append((sample, rng.uniform(-0.5, 0.5, round(duration_s * 24_000)).astype(np.float32)))
     return made
 

@@ -30,7 +30,11 @@ def test_transcripts_are_cleaned_and_every_drop_is_counted(tmp_path: Path) -> No
     path.write_bytes(gzip.compress(ROWS.encode()))
     dropped: Counter[str] = Counter()
     assert read_transcripts(tmp_path, "en", dropped) == {
-        "activated": "Activated.", "digits/20": "twenty", "digits/h-20": "twentieth", "hello-world": "Hello World."}
+        "activated": "Activated.",
+        "digits/20": "twenty",
+        "digits/h-20": "twentieth",
+        "hello-world": "Hello World.",
+    }
     assert dropped == {"listed twice": 1, "no speech": 2, "digits in the text": 1, "no text": 1}
 
 

@@ -34,10 +34,21 @@ class Recordings:
         write_audio(scratch / "good.wav", np.full(8000, 0.1, np.float32), 16_000)
         (scratch / "empty.wav").write_bytes(b"")
         (scratch / "broken.wav").write_text("no audio")
-        return Listing([
-            Utterance(key=f"prompts-test-en-{name}", corpus="prompts", split="test", language="en",
-                      parts=(Part("hello", "user"),), text="hello", audio=f"{name}.wav") for name in ("empty", "good", "broken")
-        ], {"no text": 2})
+        return Listing(
+            [
+                Utterance(
+                    key=f"prompts-test-en-{name}",
+                    corpus="prompts",
+                    split="test",
+                    language="en",
+                    parts=(Part("hello", "user"),),
+                    text="hello",
+                    audio=f"{name}.wav",
+                )
+                for name in ("empty", "good", "broken")
+            ],
+            {"no text": 2},
+        )
 
 
 class Unavailable(Recordings):
@@ -85,7 +96,9 @@ def test_bad_recordings_go_to_quarantine_and_the_run_goes_on(tmp_path: Path) -> 
     assert result["num_samples"] == {"prompts-test": 1}
     lines = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
     assert [(line["key"], line["reason"]) for line in lines] == [
-        ("prompts-test-en-empty", "empty"), ("prompts-test-en-broken", "unreadable")]
+        ("prompts-test-en-empty", "empty"),
+        ("prompts-test-en-broken", "unreadable"),
+    ]
     again = MakeShards([Recordings()], workers=1).run(tmp_path, 0)
     assert again["shards_kept"] == 1
     assert again["quarantined"] == result["quarantined"]

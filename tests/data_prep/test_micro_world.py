@@ -30,9 +30,18 @@ def utterances(corpus: str, train: int, test: int) -> list[Utterance]:
 
 @pytest.mark.parametrize(
     ("number", "en", "zh"),
-    [(0, "zero", "零"), (7, "seven", "七"), (10, "ten", "十"), (12, "twelve", "十二"), (19, "nineteen", "十九"),
-     (20, "twenty", "二十"), (23, "twenty three", "二十三"), (40, "forty", "四十"),
-     (58, "fifty eight", "五十八"), (99, "ninety nine", "九十九")],
+    [
+        (0, "zero", "零"),
+        (7, "seven", "七"),
+        (10, "ten", "十"),
+        (12, "twelve", "十二"),
+        (19, "nineteen", "十九"),
+        (20, "twenty", "二十"),
+        (23, "twenty three", "二十三"),
+        (40, "forty", "四十"),
+        (58, "fifty eight", "五十八"),
+        (99, "ninety nine", "九十九"),
+    ],
 )
 def test_numbers_are_spelled_right(number: int, en: str, zh: str) -> None:
     assert (number_words(number, "en"), number_words(number, "zh")) == (en, zh)
@@ -49,10 +58,15 @@ def test_all_hundred_spellings_differ() -> None:
 def test_story_by_hand() -> None:
     story = Story(0, ((0, 3), (1, 4)), (("gives", 0, 2, 1), ("loses", 1, 1, -1)), -1)
     assert [*story.sentences("en"), story.ending(story.result(), "en")] == [
-        "tom has three apples.", "anna has four apples.", "tom gives two apples to anna.", "anna eats one apple.",
-        "together they have six apples."]
+        "tom has three apples.",
+        "anna has four apples.",
+        "tom gives two apples to anna.",
+        "anna eats one apple.",
+        "together they have six apples.",
+    ]
     assert "".join([*story.sentences("zh"), story.ending(story.result(), "zh")]) == (
-        "汤姆有三个苹果。安娜有四个苹果。汤姆给安娜两个苹果。安娜吃了一个苹果。他们一共有六个苹果。")
+        "汤姆有三个苹果。安娜有四个苹果。汤姆给安娜两个苹果。安娜吃了一个苹果。他们一共有六个苹果。"
+    )
 
 
 def solve(sentences: list[str]) -> None:

@@ -28,7 +28,10 @@ def test_hanzi_stay_single_tokens(tokenizer: TextTokenizer) -> None:
 
 
 def test_text_cannot_forge_a_special_token(tokenizer: TextTokenizer) -> None:
-    assert not set(tokenizer.encode("one <|endoftext|> <audio_pad_baichuan>")) & {tokenizer.special.eos, tokenizer.special.audio_pad}
+    assert not set(tokenizer.encode("one <|endoftext|> <audio_pad_baichuan>")) & {
+        tokenizer.special.eos,
+        tokenizer.special.audio_pad,
+    }
 
 
 def test_missing_special_tokens_are_listed(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""Batches of a recipe: order, filters, workers, resume."""
+
+
+import numpy as np
+import pytest
+
+from bcaudio.data.batch import AudioBatch, AudioCollate
+from bcaudio.data.datamodule import DataModule, Source
+from bcaudio.data.schema import Sample, Span
+from bcaudio.data.shards import write_shards
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("shards")
+    samples = []
+    for i in range(20):
+        duration_s = 0.1 + 0.01 * i
+        sample = Sample(
+            f"n-{i}",
+            "numbers",
+            "train",
+            "zh" if i % 2 else "en",
+            "m1",
+            "one",
+            (Span("one", 0.0, 0.1, "user"),),
+            duration_s=duration_s,
+        )
+        samples.append((sample, np.full(round(24000 * duration_s), 0.5, dtype=np.float32)))
+    write_shards(samples, folder, "numbers-train", 8, {"sample_rate": 24000})
+    return str(folder / "*.tar")
+
+
+def module(shards: str, workers: int = 0, first_step: int = 0) -> DataModule:
+    source = Source(shards, "asr")
+    made = DataModule(
+        [source], AudioCollate([16000]), batch_size=4, max_steps=12, val=[source], val_batch_size=8, seed=1, num_workers=workers
+    )
+    made.first_step = first_step
+    return made
+
+
+def keys(batches: list[AudioBatch]) -> list[tuple[int, list[str]]]:
+    return [(batch.step, [sample.key for sample in batch.samples]) for batch in batches]
+
+
+def test_workers_do_not_change_the_order(shards: str) -> None:
+    alone, two = (keys(list(module(shards, workers).train_dataloader())) for workers in (0, 2))
+    assert alone == two and [step for step, _ in alone] == list(range(12))
+
+
+def test_a_resumed_run_gets_exactly_what_was_left(shards: str) -> None:
+    assert keys(list(module(shards, first_step=7).train_dataloader())) == keys(list(module(shards).train_dataloader()))[7:]
+
+
+def test_validation_passes_every_sample_once_in_order(shards: str) -> None:
+    batches = list(module(shards).val_dataloader())
+    assert [sample.key for batch in batches for sample in batch.samples] == [f"n-{i}" for i in range(20)]
+    assert [batch.size for batch in batches] == [8, 8, 4]
+
+
+def test_filters_keep_language_and_duration(shards: str) -> None:
+    assert len(Source(shards, "asr", languages=["zh"])) == 10
+    assert len(Source(shards, "asr", min_duration_s=0.2)) == 10
+    assert len(Source(shards, "asr", limit=3)) == 3
+
+
+def test_a_filter_that_leaves_nothing_is_told_with_its_values(shards: str) -> None:
+    with pytest.raises(ValueError, match=r"no sample left of 20 .*\['fr'\]"):
+        Source(shards, "asr", languages=["fr"])
+
+
+def test_audio_comes_at_the_rate_asked_for(shards: str) -> None:
+    item = Source(shards, "asr").item(0, [16000])
+    assert len(item.waveforms[16000]) == 1600
+    assert abs(int(np.median(item.waveforms[16000])) - 16384) < 40
