@@ -60,7 +60,8 @@ def evaluate(path: str, overrides: Sequence[str] = ()) -> int:
     """Run the benchmarks of a recipe; 0 when every bar holds, 1 when one does not.
 
     Recipe: `system` (a `_target_`), `benchmarks` (name -> `_target_`), `bars` (result key -> `"<= 0.05"`), `results` (a second
-    place for results.json), `examples` (kept for the report per benchmark), `masks` (a `_target_` whose loss masks the report draws).
+    place for results.json), `examples` (kept for the report per benchmark), `masks` (a `_target_` whose loss masks the report
+    draws).
 
     A benchmark that was finished with the same recipe, system and stages is not asked again; its stored outputs are scored anew.
     One whose shards are not here is reported as not run, with the reason.

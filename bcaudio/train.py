@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from bcaudio.recipe.check import check_recipe
 from bcaudio.recipe.load import load_recipe
 from bcaudio.recipe.record import stage_record
 from bcaudio.training.freezing import freeze_all_but, frozen_tensors
+from bcaudio.training.metrics_log import join_metrics, set_metrics_aside
 from bcaudio.training.stage import StageModule
 
 
@@ -55,16 +55,17 @@ def train(path: str, overrides: Sequence[str] = ()) -> int:
             },
             frozen={"num_parameters": sum(tensor.numel() for tensor in frozen.values()), "sha256_before": before},
         )
-        earlier = _set_metrics_aside(out)
+        earlier = set_metrics_aside(out)
         trainer = _trainer(recipe, out, data)
         trainer.fit(module, data, ckpt_path=_last_checkpoint(out), weights_only=True)
-        _join_metrics(out, earlier)
+        join_metrics(out, earlier)
         if trainer.interrupted:
             raise KeyboardInterrupt
         after = tensor_sha256(frozen_tensors(module.model))
         if after != before:
             raise ValueError(
-                f"stage {recipe['name']}: a frozen tensor changed (SHA-256 {before[:12]} before, {after[:12]} after); this is a defect, please report it"
+                f"stage {recipe['name']}: a frozen tensor changed (SHA-256 {before[:12]} before, {after[:12]} after); "
+                "this is a defect, please report it"
             )
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         record.add(
@@ -151,33 +152,6 @@ def _last_checkpoint(out: Path) -> str | None:
     return None
 
 
-def _set_metrics_aside(out: Path) -> list[Path]:
-    """Rename the metrics of an attempt that was cut off (the logger deletes what it finds); returns those of all earlier attempts."""
-    metrics = out / "logs" / "metrics.csv"
-    earlier = sorted(metrics.parent.glob("metrics.attempt-*.csv"))
-    if metrics.is_file():
-        earlier.append(metrics.rename(metrics.with_name(f"metrics.attempt-{len(earlier)}.csv")))
-    return earlier
-
-
-def _join_metrics(out: Path, earlier: Sequence[Path]) -> None:
-    """One metrics.csv over all attempts: of each, the steps before the next one began."""
-    metrics = out / "logs" / "metrics.csv"
-    rows: list[dict[str, str]] = []
-    for file in [*earlier, metrics]:
-        if file.is_file():
-            with open(file, newline="", encoding="utf-8") as stream:
-                newer = list(csv.DictReader(stream))
-            first = min((int(row["step"]) for row in newer), default=0)
-            rows = [row for row in rows if int(row["step"]) < first] + newer
-    with open(metrics, "w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, sorted({name for row in rows for name in row}), restval="")
-        writer.writeheader()
-        writer.writerows(rows)
-    for file in earlier:
-        file.unlink()
-
-
 def _gate(recipe: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, Any]:
     """The stage's exit gate: `gate: {metric: {max: x}}` or `{min: x}`."""
     results = {}
@@ -189,6 +163,7 @@ def _gate(recipe: Mapping[str, Any], metrics: Mapping[str, float]) -> dict[str, 
         results[name] = {"value": value, **bound, "holds": holds}
         if not holds:
             raise ValueError(
-                f"gate: stage {recipe['name']} ended with {name} = {value:.4g}, but the recipe asks for {bound}; train longer or move the gate"
+                f"gate: stage {recipe['name']} ended with {name} = {value:.4g}, but the recipe asks for {bound}; "
+                "train longer or move the gate"
             )
     return results

@@ -87,7 +87,10 @@ class EncodeCodes:
 
 
 def span_bounds(sample: Sample) -> list[tuple[float, float]]:
-    """Seconds to encode for every span: the whole clip for a single one, else the span with a small margin inside the pauses around it."""
+    """Seconds to encode for every span: the whole clip for a single one, else the span with a small margin.
+
+    The margin stays inside the pauses around the span.
+    """
     if len(sample.spans) == 1:
         return [(0.0, sample.duration_s)]
     bounds = []

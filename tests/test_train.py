@@ -51,22 +51,32 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "_target_": "bcaudio.models.audio_llm.AudioLLM",
             "llm": {
                 "_target_": "bcaudio.models.text_llm.causal_lm",
-                "config": {"model_type": "qwen2", "vocab_size": 320, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
-                           "num_attention_heads": 2, "num_key_value_heads": 1, "attention_dropout": 0.2},
+                "config": {
+                    "model_type": "qwen2", "vocab_size": 320, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1,
+                    "num_attention_heads": 2, "num_key_value_heads": 1, "attention_dropout": 0.2,
+                },
             },
             "codebook_sizes": SIZES,
             "audio_pad_id": 6,
-            "head": {"_target_": "bcaudio.nn.depth_transformer.DepthTransformer", "dim": 16, "codebook_sizes": SIZES, "num_layers": 1, "head_dim": 16},
+            "head": {
+                "_target_": "bcaudio.nn.depth_transformer.DepthTransformer",
+                "dim": 16, "codebook_sizes": SIZES, "num_layers": 1, "head_dim": 16,
+            },
         },
         "trainable": [r"audio_embedding\..*", r"audio_head\..*"],
         "module": {"_target_": "bcaudio.training.audio_llm_module.AudioLLMModule", "tokenizer": str(folder)},
         "losses": {"_target_": "bcaudio.losses.weighted_sum.WeightedSum", "weights": {"text": 1.0, "audio": 1.0}},
-        "optimizer": {"_target_": "bcaudio.training.optim.AdamWCosine", "lr": 0.02, "warmup_steps": 2, "max_steps": "${max_steps}"},
+        "optimizer": {
+            "_target_": "bcaudio.training.optim.AdamWCosine", "lr": 0.02, "warmup_steps": 2, "max_steps": "${max_steps}",
+        },
         "data": {
             "_target_": "bcaudio.data.datamodule.DataModule",
             "batch_size": 4,
             "max_steps": "${max_steps}",
-            "collate": {"_target_": "bcaudio.data.batch.SequenceCollate", "tokenizer": str(folder), "codebook_sizes": SIZES, "row_tokens": 24},
+            "collate": {
+                "_target_": "bcaudio.data.batch.SequenceCollate",
+                "tokenizer": str(folder), "codebook_sizes": SIZES, "row_tokens": 24,
+            },
             "train": [{**source, "task": "asr"}, {**source, "task": "tts"}],
             "val": [{**source, "task": "asr", "limit": 8}],
         },
@@ -89,9 +99,10 @@ def record_of(folder: Path) -> dict:
 
 def test_only_the_trainable_part_changes_and_the_record_proves_it(finished: Path) -> None:
     record = record_of(finished)
-    assert record["status"] == "done" and record["steps"] == 12
+    assert (record["status"], record["steps"]) == ("done", 12)
     assert record["frozen"]["sha256_before"] == record["frozen"]["sha256_after"]
-    assert record["frozen"]["num_parameters"] > 0 and record["trainable"]["num_parameters"] > 0
+    assert record["frozen"]["num_parameters"] > 0
+    assert record["trainable"]["num_parameters"] > 0
     assert not (finished / "checkpoints").exists()
 
 
@@ -121,7 +132,8 @@ def test_kill_and_the_same_command_again_gives_the_same_weights(world: Path, fin
     record = record_of(out)
     assert record["attempts"] == 2
     ours, uncut = load_state(out), load_state(finished)
-    assert ours.keys() == uncut.keys() and all(torch.equal(ours[name], uncut[name]) for name in ours)
+    assert ours.keys() == uncut.keys()
+    assert all(torch.equal(ours[name], uncut[name]) for name in ours)
     steps = [int(line.split(",")[at]) for at, line in _step_lines(out)]
     assert set(steps) == set(range(12)), "metrics of both attempts are kept"
 
@@ -154,10 +166,11 @@ def test_every_mistake_is_told_before_anything_runs(world: Path, tmp_path: Path)
     wrong = ["+optimizer.lrr=1", "data.batch_size=many", f"out={tmp_path / 'x'}"]
     with pytest.raises(RecipeError) as caught:
         train(str(world / "tiny.yaml"), wrong)
-    assert "optimizer.lrr" in str(caught.value) and "'lr'" in str(caught.value) and "data.batch_size" in str(caught.value)
+    for word in ("optimizer.lrr", "'lr'", "data.batch_size"):
+        assert word in str(caught.value)
     assert not (tmp_path / "x").exists()
 
 
 def test_audio_pad_of_another_tokenizer_is_refused_with_both_ids(world: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="audio_pad_id is 7, but .* gives the audio pad id 6"):
+    with pytest.raises(ValueError, match=r"audio_pad_id is 7, but .* gives the audio pad id 6"):
         train(str(world / "tiny.yaml"), [f"out={tmp_path / 'x'}", "model.audio_pad_id=7"])

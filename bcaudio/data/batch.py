@@ -44,7 +44,8 @@ class PackedBatch(_Batch):
 
     Args:
         input_ids: [B, T]; position_ids: [B, T], restarting at every document.
-        codes: [N, K], one row per `audio_pad`, row-major; labels: [B, T]; audio_labels: [B, T, K]; both already shifted, -100 ignored.
+        codes: [N, K], one row per `audio_pad`, row-major.
+        labels: [B, T]; audio_labels: [B, T, K]; both already shifted, -100 ignored.
         items: the samples inside, for validation and error messages.
         step: the global step whose batch this is.
     """
@@ -106,7 +107,10 @@ class AlignedBatch(_Batch):
 
 
 def pack(sequences: Sequence[TokenSequence], row_tokens: int, pad_id: int, items: list[Item]) -> PackedBatch:
-    """Best-fit packing into rows of `row_tokens` (or the longest sequence, if that is longer); 0 gives every document a row, in order."""
+    """Best-fit packing into rows of `row_tokens` (or the longest sequence, if that is longer).
+
+    With `row_tokens` 0 every document gets a row, in order.
+    """
     capacity = max(row_tokens, max(len(sequence) for sequence in sequences))
     rows: list[list[TokenSequence]] = []
     room: list[int] = []
@@ -176,9 +180,10 @@ class AudioCollate:
 
     Args:
         sample_rates: the rates to deliver, Hz.
-        crop_s: cut a random window of this length (shorter clips are padded); null keeps whole clips. The window starts at the same time at every rate.
-        max_speed_change: in training every clip is played up to this share faster or slower, which also moves pitch and formants: more voices
-            than were recorded. Not for clips with codes, which belong to the sound as it is.
+        crop_s: cut a random window of this length (shorter clips are padded); null keeps whole clips. The window starts at the
+            same time at every rate.
+        max_speed_change: in training every clip is played up to this share faster or slower, which also moves pitch and
+            formants: more voices than were recorded. Not for clips with codes, which belong to the sound as it is.
     """
 
     def __init__(

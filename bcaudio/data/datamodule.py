@@ -53,7 +53,8 @@ class Source:
         self.kept = np.asarray(kept[:limit] if limit else kept, dtype=int)
         if not len(self.kept):
             raise ValueError(
-                f"{shards}: no sample left of {len(self.index)} (languages {list(languages)}, {min_duration_s} to {max_duration_s} s); widen the filter"
+                f"{shards}: no sample left of {len(self.index)} (languages {list(languages)}, {min_duration_s} to "
+                f"{max_duration_s} s); widen the filter"
             )
         self.lengths = np.array([self.index.entries[i].duration_s * 50 + self.index.entries[i].num_text_chars for i in self.kept])
         self._cache: dict[tuple[int, tuple[int, ...]], Item] = {}
@@ -74,7 +75,10 @@ class Source:
 
 
 class _TrainBatches(IterableDataset):
-    """Batches first_step, ..., max_steps - 1; worker w of W makes every W-th of them, so that the loader's round robin keeps the order."""
+    """Batches first_step, ..., max_steps - 1.
+
+    Worker w of W makes every W-th of them, so that the loader's round robin keeps the order.
+    """
 
     def __init__(self, sources: Sequence[Source], plan: BatchPlan, collate: Collate, steps: range, seed: int) -> None:
         self.sources, self.plan, self.collate, self.steps, self.seed = sources, plan, collate, steps, seed

@@ -41,8 +41,8 @@ class SequenceBuilder:
     Args:
         tokenizer: the text tokenizer.
         codebook_sizes: entries per codebook; frame (K_0, ..., K_7) ends an audio segment. Empty for a text-only model.
-        audio_as: `codes`, or `text`: audio is rendered as its words, every token held for a few positions as speech holds it for a few frames,
-            which is how a text LLM without any audio learns the tasks' form.
+        audio_as: `codes`, or `text`: audio is rendered as its words, every token held for a few positions as speech holds it
+            for a few frames, which is how a text LLM without any audio learns the tasks' form.
     """
 
     def __init__(self, tokenizer: TextTokenizer, codebook_sizes: Sequence[int] = (), audio_as: AudioAs = "codes") -> None:

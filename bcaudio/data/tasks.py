@@ -68,7 +68,8 @@ def _required(sample: Sample, field: str) -> str:
     value = getattr(sample, field)
     if not value:
         raise ValueError(
-            f"{sample.key}: the task needs the field '{field}', which this sample lacks; choose another task or corpus in the recipe"
+            f"{sample.key}: the task needs the field '{field}', which this sample lacks; "
+            "choose another task or corpus in the recipe"
         )
     return value
 
@@ -154,7 +155,8 @@ def text_story(sample: Sample) -> list[Segment]:
 TASKS: dict[str, Callable[[Sample], list[Segment]]] = {
     task.__name__: task
     for task in (
-        asr, s2tt, aqa, intlv, intlv_text_first, intlv_continue, tts, itts, audio, dialogue, text_repeat, text_translate, text_answer, text_story,
+        asr, s2tt, aqa, intlv, intlv_text_first, intlv_continue, tts, itts, audio, dialogue,
+        text_repeat, text_translate, text_answer, text_story,
     )
 }  # fmt: skip
 

@@ -180,7 +180,7 @@ def results_table(run_dir: str | Path) -> str:
     rows = read_results(run_dir)
     words = {True: "yes", False: "NO", None: "-"}
     cells = [("key", "value", "counts", "bar", "holds")]
-    cells += [(row.key, _clip(format_value(row.value), 16), row.counts, row.bar, words[row.holds]) for row in rows]
+    cells += [(row.key, _clip(format_value(row.value), 16), _clip(row.counts, 64), row.bar, words[row.holds]) for row in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(5)]
     lines = [
         "  ".join(

@@ -27,7 +27,13 @@ LISTEN_RATE, SPEAK_RATE = 16000, 24000
 
 @dataclass(frozen=True)
 class SpokenAnswer:
-    """text: what the text head wrote (the given text for TTS); codes [T, K]; waveform float32 [N] at 24 kHz, empty when no frame was spoken."""
+    """What the system said.
+
+    Args:
+        text: what the text head wrote (the given text for TTS).
+        codes: [T, K].
+        waveform: float32 [N] at 24 kHz, empty when no frame was spoken.
+    """
 
     text: str
     codes: np.ndarray
@@ -49,7 +55,8 @@ class System:
     """Tokenizer, audio LLM, flow decoder and vocoder of one run.
 
     Args:
-        text_tokenizer: folder of the text tokenizer; the others are stage folders. `flow_decoder`, `vocoder` and `auditor` may be left out.
+        text_tokenizer: folder of the text tokenizer; the others are stage folders. `flow_decoder`, `vocoder` and `auditor` may be
+            left out.
         speech_options: how codes are sampled; greedy by default.
         device: where the models run.
 
@@ -127,7 +134,10 @@ class System:
         return [self.text_tokenizer.decode(answer) for answer in answers]
 
     def choice_scores(self, samples: Sequence[Sample], mode: str) -> list[tuple[float, float]]:
-        """Mean log-likelihood per token of the right and the wrong last sentence, as text, after a story that is read (`text`) or heard (`speech`)."""
+        """Mean log-likelihood per token of the right and the wrong last sentence, as text.
+
+        The story before it is read (mode `text`) or heard (mode `speech`).
+        """
         prompts, endings = [], []
         for sample in samples:
             story = [Segment("text", span.text) for span in sample.spans[:-2]]
@@ -183,11 +193,8 @@ class System:
         """Codes [T, K] -> flow mel [F, 80] and waveform [N] at 24 kHz; the flow's noise is drawn from a fixed seed."""
         rows = torch.as_tensor(np.asarray(codes), dtype=torch.long, device=self.device)[None]
         hidden, lengths = self.tokenizer.decode_hidden(rows, torch.tensor([rows.shape[1]], device=self.device), num_levels)
-        noise = torch.randn(1, hidden.shape[1], self.flow_decoder.n_mels, generator=torch.Generator().manual_seed(0)).to(
-            self.device
-        )
-        mel = self.flow_decoder.sample(hidden, lengths, noise=noise)
-        torch.manual_seed(0)  # the vocoder's excitation noise
+        torch.manual_seed(0)  # the flow's first noise, then the vocoder's excitation
+        mel = self.flow_decoder.sample(hidden, lengths)
         waveform = self.vocoder.synthesize(mel, lengths)[0]
         return mel[0].cpu().numpy(), np.asarray(waveform.cpu(), dtype=np.float32)
 

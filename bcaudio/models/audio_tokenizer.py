@@ -98,7 +98,8 @@ class AudioDecoder(nn.Module):
         frame_rate: Hz after both up-samplings (16000 / 160).
         mel_frame_rate: Hz of the mel (16000 / 256).
         max_positions: the longest clip, in decoder states.
-        mel_mean, mel_std: where the coarse mel starts in training, the level of the log-mel it is to meet; no part of the architecture.
+        mel_mean, mel_std: where the coarse mel starts in training, the level of the log-mel it is to meet; no part of the
+            architecture.
     """
 
     positional_embedding: Tensor

@@ -23,8 +23,8 @@ NAMES: dict[str, str] = {
 class SpecialIds:
     """Ids of the special tokens in one tokenizer.
 
-    `audio_start pad... audio_end` frames heard audio, `audiogen_start pad... audiogen_end` spoken audio; `audiotext_start` before `answer`
-    asks for a reply in text and speech.
+    `audio_start pad... audio_end` frames heard audio, `audiogen_start pad... audiogen_end` spoken audio; `audiotext_start` before
+    `answer` asks for a reply in text and speech.
     """
 
     eos: int

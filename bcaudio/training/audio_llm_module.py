@@ -30,8 +30,8 @@ class AudioLLMModule(StageModule):
         model: AudioLLM; losses: weights for `text` and, unless the model is text only, `audio`.
         tokenizer: folder of the text tokenizer, copied beside the exported weights.
         level_weights: weight of each codebook level in the audio loss; empty weighs all alike.
-        audio_embedding_from: stage folder of the audio tokenizer; the embedding tables then start as its codebooks seen through its LLM adapter
-            (`adapter.safetensors`), which this text LLM already reads. The paper starts them at random.
+        audio_embedding_from: stage folder of the audio tokenizer; the embedding tables then start as its codebooks seen through
+            its LLM adapter (`adapter.safetensors`), which this text LLM already reads. The paper starts them at random.
 
     Raises:
         ValueError: the recipe's `audio_pad_id` or vocabulary does not fit the text tokenizer.
@@ -93,7 +93,8 @@ class AudioLLMModule(StageModule):
 def _check_tokenizer(model: AudioLLM, tokenizer: TextTokenizer) -> None:
     if model.audio_pad_id != tokenizer.special.audio_pad:
         raise ValueError(
-            f"model.audio_pad_id is {model.audio_pad_id}, but {tokenizer.file} gives the audio pad id {tokenizer.special.audio_pad}; set that in the recipe"
+            f"model.audio_pad_id is {model.audio_pad_id}, but {tokenizer.file} gives the audio pad id "
+            f"{tokenizer.special.audio_pad}; set that in the recipe"
         )
     vocab_size = model.llm.get_input_embeddings().num_embeddings
     if vocab_size < len(tokenizer):
@@ -110,8 +111,8 @@ def _start_audio_embedding(model: AudioLLM, folder: Path) -> None:
         entries = state[f"bridge.vq_list.{level}.codebook.embed"] @ adapter["weight"].T + bias
         if entries.shape != table.weight[:-1].shape:
             raise ValueError(
-                f"{folder}: codebook {level} gives embeddings {tuple(entries.shape)}, the recipe has {tuple(table.weight[:-1].shape)}; "
-                "use the tokenizer and text LLM this recipe was written for"
+                f"{folder}: codebook {level} gives embeddings {tuple(entries.shape)}, the recipe has "
+                f"{tuple(table.weight[:-1].shape)}; use the tokenizer and text LLM this recipe was written for"
             )
         table.weight[:-1] = entries
 

@@ -15,7 +15,8 @@ from bcaudio.training.optim import AdamWCosine
 class StageModule(L.LightningModule):
     """A model, its losses and its optimizer.
 
-    Everything random in a training step follows from (seed, batch.step), so that a run that was cut off goes on exactly as if it had not been.
+    Everything random in a training step follows from (seed, batch.step), so that a run that was cut off goes on exactly as if it
+    had not been.
 
     Args:
         model: what the stage trains and exports.

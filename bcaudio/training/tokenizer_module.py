@@ -1,4 +1,4 @@
-"""Training of the audio tokenizer: reconstruction, commitment, and a frozen LLM that must be able to read it (paper section 3.1)."""
+"""Training of the audio tokenizer: reconstruction, commitment, and a frozen LLM that must read it (paper section 3.1)."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class TokenizerModule(StageModule):
     Args:
         model: AudioTokenizer.
         losses: weights of `reconstruction`, `text`, `commitment`.
-        text_llm: stage folder of the frozen text LLM; it reads the quantised features through a linear adapter that is trained here and exported as
-            `adapter.safetensors`.
+        text_llm: stage folder of the frozen text LLM; it reads the quantised features through a linear adapter that is trained
+            here and exported as `adapter.safetensors`.
         tokenizer: folder of the text tokenizer.
         target_mel: the mel that coarse and refined mel are compared with.
-        vq_schedule: (step, share) pairs, linear between them: the share of clips whose features are replaced by their quantised form (progressive
-            schedule, 10 % to 100 % in the paper; whole clips, not single tokens).
+        vq_schedule: (step, share) pairs, linear between them: the share of clips whose features are replaced by their quantised
+            form (progressive schedule, 10 % to 100 % in the paper; whole clips, not single tokens).
     """
 
     def __init__(

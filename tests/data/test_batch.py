@@ -50,7 +50,8 @@ def test_clips_are_padded_with_zeros_and_scaled() -> None:
 
 def test_crop_starts_at_the_same_time_at_every_rate() -> None:
     batch = AudioCollate([16000, 8000], crop_s=0.01)([item(1000)], np.random.default_rng(3))
-    assert batch.waveforms[16000].shape == (1, 160) and batch.waveforms[8000].shape == (1, 80)
+    assert batch.waveforms[16000].shape == (1, 160)
+    assert batch.waveforms[8000].shape == (1, 80)
     start_16, start_8 = (float(batch.waveforms[rate][0, 0]) * 32768 for rate in (16000, 8000))
     assert abs(start_16 - 2 * start_8) <= 2
 

@@ -1,6 +1,5 @@
 """Batches of a recipe: order, filters, workers, resume."""
 
-
 import numpy as np
 import pytest
 
@@ -46,7 +45,8 @@ def keys(batches: list[AudioBatch]) -> list[tuple[int, list[str]]]:
 
 def test_workers_do_not_change_the_order(shards: str) -> None:
     alone, two = (keys(list(module(shards, workers).train_dataloader())) for workers in (0, 2))
-    assert alone == two and [step for step, _ in alone] == list(range(12))
+    assert alone == two
+    assert [step for step, _ in alone] == list(range(12))
 
 
 def test_a_resumed_run_gets_exactly_what_was_left(shards: str) -> None:

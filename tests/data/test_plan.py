@@ -1,6 +1,7 @@
 """The order of data."""
 
 from collections import Counter
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -35,9 +36,9 @@ def test_window_sorts_by_length_and_loses_nothing() -> None:
     sorted_plan = BatchPlan([64], [1.0], batch_size=8, seed=1, lengths=[lengths], window=4)
     for first in (0, 4):
         ours = [sorted_plan.batch(step) for step in range(first, first + 4)]
-        assert sorted(sum(ours, [])) == sorted(pair for step in range(first, first + 4) for pair in plain.batch(step))
+        assert sorted(chain(*ours)) == sorted(pair for step in range(first, first + 4) for pair in plain.batch(step))
         spans = sorted((min(i for _, i in batch), max(i for _, i in batch)) for batch in ours)
-        assert all(high < low for (_, high), (low, _) in zip(spans, spans[1:], strict=False))
+        assert all(high < low for (_, high), (low, _) in pairwise(spans))
 
 
 def test_empty_source_and_bad_weight_are_refused() -> None:

@@ -62,9 +62,11 @@ def test_audio_as_text_holds_every_token(text_tokenizer: TextTokenizer) -> None:
     blank = text_tokenizer.encode("-")[-1]
     builder = SequenceBuilder(text_tokenizer, audio_as="text")
     ids = builder.sequence([Segment("audio", "one two")], np.random.default_rng(0)).input_ids.tolist()
-    assert ids[0] == special.audio_start and ids[-2:] == [special.audio_end, special.eos]
+    assert ids[0] == special.audio_start
+    assert ids[-2:] == [special.audio_end, special.eos]
     inside = ids[1:-2]
-    assert set(inside) <= {one, two, blank} and inside[0] == one
+    assert set(inside) <= {one, two, blank}
+    assert inside[0] == one
     held = [token for i, token in enumerate(inside) if token != blank and (i == 0 or inside[i - 1] != token)]
     assert held == [one, two]
 

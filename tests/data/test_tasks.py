@@ -61,10 +61,10 @@ def test_codes_of_a_segment_are_those_of_its_span() -> None:
 
 
 def test_missing_field_names_sample_and_field() -> None:
-    with pytest.raises(ValueError, match="s-0.*'answer'"):
+    with pytest.raises(ValueError, match=r"s-0.*'answer'"):
         segments_of("aqa", story(answer=None))
 
 
 def test_unknown_task_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="'asrr'.*asr, s2tt"):
+    with pytest.raises(ValueError, match=r"'asrr'.*asr, s2tt"):
         segments_of("asrr", story())

@@ -25,7 +25,13 @@ model:
     _target_: bcaudio.models.audio_tokenizer.VQBridge
     dim: 16
     quantizer: {_target_: bcaudio.nn.residual_vq.ResidualVQ, codebook_sizes: [8, 4], dim: 64, kmeans_init: false}
-  decoder: {_target_: bcaudio.models.audio_tokenizer.AudioDecoder, dim: 16, num_layers: 1, num_heads: 2, ffn_dim: 32, refiner_channels: [8]}
+  decoder:
+    _target_: bcaudio.models.audio_tokenizer.AudioDecoder
+    dim: 16
+    num_layers: 1
+    num_heads: 2
+    ffn_dim: 32
+    refiner_channels: [8]
 """
 
 
@@ -69,7 +75,8 @@ def test_every_span_gets_its_own_codes_and_text_only_shards_are_left_out(world: 
     assert (counts["num_shards"], counts["num_samples"], len(index)) == (1, 2, 2)
     two_spans = index.sample(0)
     # 0.42 s of span plus margins inside the pauses: 43 frames, 22 encoder frames, 5 tokens
-    assert two_spans.span_num_codes == (5, 5) and two_spans.codes.shape == (10, 2)
+    assert two_spans.span_num_codes == (5, 5)
+    assert two_spans.codes.shape == (10, 2)
     assert index.sample(1).span_num_codes == (6,)  # the whole half second of a single span
     assert index.fingerprint["codebook_sizes"] == [8, 4]
 
