@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bcaudio import __version__
+from bcaudio.recipe.errors import exit_code
 
-USER_ERROR, INTERRUPTED = 2, 130
 OVERRIDES = "key.path=value; lists by index (a.0.b=1); +a.b=1 adds a key"
 
 
@@ -24,28 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     With BCAUDIO_TRACEBACK=1 in the environment errors come with their traceback.
     """
     args = _parse(argv)
-    try:
-        return args.function(args) or 0
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:  # `bcaudio show ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return USER_ERROR
-    except (ValueError, OSError) as error:
-        if os.environ.get("BCAUDIO_TRACEBACK", "0") not in ("", "0"):
-            raise
-        for line in _describe(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
-        return USER_ERROR
-
-
-def _describe(error: Exception) -> str:
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"no space left on {error.filename or 'the disk'}; free some and run the same command again"
-    if isinstance(error, FileNotFoundError) and error.errno and error.filename:
-        return f"{error.filename}: no such file or folder"
-    return str(error) or type(error).__name__
+    return exit_code(lambda: args.function(args))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

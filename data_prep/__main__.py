@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bcaudio.recipe.build import build
 from bcaudio.recipe.check import check_recipe
+from bcaudio.recipe.errors import exit_code
 from bcaudio.recipe.load import load_recipe
 from bcaudio.recipe.record import Progress, stage_record
 
@@ -40,20 +41,14 @@ def run(path: str | Path, overrides: Sequence[str] = ()) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns 0, or 2 after a user's mistake, which is printed without a traceback."""
+    """The command line. Returns the exit code (see bcaudio.recipe.errors.exit_code)."""
     parser = argparse.ArgumentParser(prog="python -m data_prep", description="raw audio and text -> shards")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("run", help="run a data recipe")
     command.add_argument("recipe", type=Path)
     command.add_argument("overrides", nargs="*", metavar="key=value")
     given = parser.parse_args(arguments)
-    try:
-        out = run(given.recipe, given.overrides)
-    except (ValueError, FileNotFoundError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    print(out)
-    return 0
+    return exit_code(lambda: print(run(given.recipe, given.overrides)))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
-"""The one error of this room, and the hint that goes with a misspelt name."""
+"""Errors as a user meets them: recipe problems, the hint that goes with a misspelt name, the exit code of a command."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterable
+
+USER_ERROR, INTERRUPTED = 2, 130
 
 
 class RecipeError(ValueError):
@@ -28,3 +33,33 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(names)}" if 0 < len(names) <= 12 else ""
+
+def exit_code(command: Callable[[], int | None]) -> int:
+    """Run a command of the terminal: what a user can mend becomes one clear line per problem on stderr.
+
+    Returns:
+        what the command returns (None is 0), 2 after the user's mistake, 130 after Ctrl-C. With BCAUDIO_TRACEBACK=1 in the environment
+        errors come with their traceback.
+    """
+    try:
+        return command() or 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # `bcaudio show ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return USER_ERROR
+    except (ValueError, OSError) as error:
+        if os.environ.get("BCAUDIO_TRACEBACK", "0") not in ("", "0"):
+            raise
+        for line in _describe(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        return USER_ERROR
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"no space left on {error.filename or 'the disk'}; free some and run the same command again"
+    if isinstance(error, FileNotFoundError) and error.errno and error.filename:
+        return f"{error.filename}: no such file or folder"
+    return str(error) or type(error).__name__
