@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,10 +58,11 @@ def train(path: str, overrides: Sequence[str] = ()) -> int:
         )
         earlier = set_metrics_aside(out)
         trainer = _trainer(recipe, out, data)
-        trainer.fit(module, data, ckpt_path=_last_checkpoint(out), weights_only=True)
+        try:
+            trainer.fit(module, data, ckpt_path=_last_checkpoint(out), weights_only=True)
+        except SystemExit:  # how Lightning leaves after Ctrl-C or SIGTERM
+            raise KeyboardInterrupt from None
         join_metrics(out, earlier)
-        if trainer.interrupted:
-            raise KeyboardInterrupt
         after = tensor_sha256(frozen_tensors(module.model))
         if after != before:
             raise ValueError(
@@ -133,6 +135,7 @@ def _trainer(recipe: Mapping[str, Any], out: Path, data: DataModule) -> L.Traine
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=options.pop("log_every_n_steps", 10),
+        enable_progress_bar=options.pop("enable_progress_bar", sys.stdout.isatty()),
         enable_model_summary=False,
         use_distributed_sampler=False,
         **options,

@@ -34,12 +34,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(names)}" if 0 < len(names) <= 12 else ""
 
+
 def exit_code(command: Callable[[], int | None]) -> int:
     """Run a command of the terminal: what a user can mend becomes one clear line per problem on stderr.
 
     Returns:
-        what the command returns (None is 0), 2 after the user's mistake, 130 after Ctrl-C. With BCAUDIO_TRACEBACK=1 in the environment
-        errors come with their traceback.
+        what the command returns (None is 0), 2 after the user's mistake, 130 after Ctrl-C. With BCAUDIO_TRACEBACK=1 in the
+        environment errors come with their traceback.
     """
     try:
         return command() or 0

@@ -25,7 +25,7 @@ from bcaudio.recipe.record import read_json, set_aside, write_atomic
 
 TAIL_LINES = 15
 POLL_S = 0.1
-GRACE_S = 120.0  # to write a checkpoint after Ctrl-C
+GRACE_S = 120.0  # to finish writing after Ctrl-C
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
@@ -164,7 +164,8 @@ class _Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": threads, "PYTHONUNBUFFERED": "1"},
+                # threads that wait must sleep: spinning ones starve the stage beside them when together they have more threads than cores
+                env={**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # the terminal's Ctrl-C is for the runner, which passes it on once
                 preexec_fn=_die_with(os.getpid()),
             )
@@ -196,7 +197,7 @@ class _Runner:
         """Interrupt the running stages and wait, so that they can write checkpoints; a second Ctrl-C kills them."""
         if not self.running:
             return
-        self.display.say(f"stopping {', '.join(self.running)}; Ctrl-C again kills without a checkpoint")
+        self.display.say(f"stopping {', '.join(self.running)}; they go on from their last checkpoint; Ctrl-C again kills")
         for attempt in self.running.values():
             with contextlib.suppress(ProcessLookupError):
                 attempt.process.send_signal(signal.SIGINT)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from bcaudio.audio.io import read_audio
 from bcaudio.cli import main
 from bcaudio.inference.say import say
 from bcaudio.inference.system import SpokenAnswer, System
@@ -27,9 +28,9 @@ def test_the_answer_is_printed_and_written_at_24_khz(
     # the untrained model speaks up to its limit of 100 frames: 399 states of 480 samples
     assert (len(samples), rate) == (399 * 480, 24000)
     assert np.isfinite(samples).all()
-    text, told = capsys.readouterr().out.rsplit("\n", 2)[:2]
-    assert isinstance(text, str)
-    assert told == f"wrote {out} (7.98 s)"
+    answer = System.of_run(run_dir).reply(read_audio(question, 16000))
+    assert capsys.readouterr().out == f"{answer.text}\nwrote {out} (7.98 s)\n"
+    np.testing.assert_allclose(samples, answer.waveform, atol=1e-4)
 
 
 def test_the_question_is_heard_at_16_khz(

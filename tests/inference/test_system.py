@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 
 from bcaudio.checkpoint import load_state
 from bcaudio.data.schema import Sample, Span
+from bcaudio.data.tasks import segments_of
 from bcaudio.inference.prompt import Prompt
 from bcaudio.inference.system import System
 
@@ -28,11 +29,11 @@ def noise(duration_s: float) -> np.ndarray:
     return np.random.default_rng(2).normal(0, 0.1, round(16000 * duration_s)).astype(np.float32)
 
 
-def sample(*texts: str, roles: tuple[str, ...] = (), **fields: str) -> Sample:
-    """A clip whose spans have two frames each."""
+def sample(*texts: str, roles: tuple[str, ...] = (), first: int = 0, **fields: str) -> Sample:
+    """A clip whose spans have two frames each, taken from CODES at `first`."""
     roles = roles or ("narrator",) * len(texts)
     spans = tuple(Span(text, float(i), i + 1.0, role) for i, (text, role) in enumerate(zip(texts, roles, strict=True)))
-    codes = CODES[: 2 * len(texts)].astype(np.int16)
+    codes = CODES[first : first + 2 * len(texts)].astype(np.int16)
     return Sample("s-0", "numbers", "test", "en", "m1", " ".join(texts), spans, **fields, duration_s=float(len(texts)),
                   span_num_codes=(2,) * len(texts), codes=codes)  # fmt: skip
 
@@ -96,14 +97,18 @@ def test_reply_without_any_frame_has_an_empty_waveform(system: System, monkeypat
 
 def test_reply_hears_the_question_before_it_answers(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[Prompt] = []
-    monkeypatch.setattr(
-        system.generator, "generate_text_batch", lambda prompts, **_: asked.extend(prompts) or [[1]] * len(prompts)
-    )
     spoken: list[Prompt] = []
-    speech = system.generator.generate_speech_batch
-    monkeypatch.setattr(
-        system.generator, "generate_speech_batch", lambda prompts, **how: spoken.extend(prompts) or speech(prompts, **how)
-    )
+
+    def write(prompts: Sequence[Prompt], **_: object) -> list[list[int]]:
+        asked.extend(prompts)
+        return [[1]]
+
+    def speak(prompts: Sequence[Prompt], **_: object) -> list[np.ndarray]:
+        spoken.extend(prompts)
+        return [CODES[:1]]
+
+    monkeypatch.setattr(system.generator, "generate_text_batch", write)
+    monkeypatch.setattr(system.generator, "generate_speech_batch", speak)
     system.reply(noise(0.5))
     special, codes = system.text_tokenizer.special, system.tokenizer.encode_long(torch.from_numpy(noise(0.5))).numpy()
     heard = [special.question, special.audio_start, *[special.audio_pad] * len(codes), special.audio_end]
@@ -118,16 +123,11 @@ def test_tts_says_the_given_text_and_dialogue_what_it_wrote(system: System) -> N
     assert said.text == "one two"
     assert len(said.waveform) == (4 * len(said.codes) - 1) * 480
     (answered,) = system.speak([talk], "dialogue")
-    prompt = Prompt(*system.builder.prompt(system_dialogue(talk)))
+    prompt = Prompt(*system.builder.prompt(segments_of("dialogue", talk)))
     stops = {system.text_tokenizer.special.audiogen_start, system.text_tokenizer.special.eos}
     (written,) = system.generator.generate_text_batch([prompt], max_new_tokens=48, stop_ids=stops)
     assert answered.text == system.text_tokenizer.decode(written)
-
-
-def system_dialogue(talk: Sample) -> list:
-    from bcaudio.data.tasks import segments_of
-
-    return segments_of("dialogue", talk)
+    assert answered.text not in ("", "one", "two")
 
 
 def test_the_sound_of_a_clip_does_not_depend_on_the_clips_beside_it(system: System) -> None:
@@ -161,8 +161,9 @@ def test_reconstruct_from_fewer_levels_is_something_else(system: System) -> None
 
 
 def test_answers_to_speech_and_to_writing_come_in_the_order_of_the_samples(system: System) -> None:
-    samples = [sample("one", answer="two"), sample("three", answer="one")]
+    samples = [sample("one", answer="two"), sample("three", first=10, answer="one")]
     heard, read = system.answer_text(samples, "aqa"), system.answer_text_from_text(samples, "aqa")
+    assert len({*heard, *read}) == 4, "four questions with four answers"
     assert heard == [system.answer_text([one], "aqa")[0] for one in samples]
     assert read == [system.answer_text([one], "text_answer")[0] for one in samples]
 
@@ -170,7 +171,11 @@ def test_answers_to_speech_and_to_writing_come_in_the_order_of_the_samples(syste
 @pytest.mark.parametrize("mode", ["text", "speech"])
 def test_choice_scores_are_right_then_wrong(system: System, mode: str) -> None:
     roles = ("narrator", "narrator", "right", "wrong")
-    one, two = (sample("one two", "three", *ends, roles=roles) for ends in (("one", "two"), ("two", "one")))
-    (right, wrong), (swapped_right, swapped_wrong) = system.choice_scores([one, two], mode)
-    assert right != wrong
-    assert (swapped_right, swapped_wrong) == pytest.approx((wrong, right), abs=1e-5)
+    one, two = (sample("one two", "three", *ends, roles=roles) for ends in (("one", "two one"), ("two one", "one")))
+    encode, special = system.text_tokenizer.encode, system.text_tokenizer.special
+    heard = [special.audio_start, special.audio_pad, special.audio_pad, special.audio_end]
+    story = Prompt([*heard, *heard], CODES[:4]) if mode == "speech" else Prompt([*encode("one two"), *encode("three")])
+    right, wrong = system.generator.score([story] * 2, [Prompt(encode("one")), Prompt(encode("two one"))])
+    assert abs(right - wrong) > 1e-3
+    scores = system.choice_scores([one, two], mode)
+    np.testing.assert_allclose(scores, [(right, wrong), (wrong, right)], atol=1e-5)
