@@ -164,7 +164,8 @@ class _Runner:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # threads that wait must sleep: spinning ones starve the stage beside them when together they have more threads than cores
+                # threads that wait must sleep: spinning ones starve the stage beside them when together they have more threads
+                # than cores
                 env={**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "PASSIVE", "PYTHONUNBUFFERED": "1"},
                 start_new_session=True,  # the terminal's Ctrl-C is for the runner, which passes it on once
                 preexec_fn=_die_with(os.getpid()),
