@@ -11,7 +11,7 @@ from bcaudio.evaluation.report_charts import line_chart
 from bcaudio.evaluation.report_data import ResultRow, Series, Stage, format_value, is_number
 
 CHARTS_SHOWN, MAX_CHARTS = 4, 16  # per stage: at once, and folded away; the names of those left out are told
-_USAGE = "codebook_usage_"
+_USAGE = "codebook/used_"  # as the callback CodebookHealth logs it
 
 # First word of a key -> what its numbers are
 GROUPS = {
@@ -207,12 +207,12 @@ def codebook_section(stages: Sequence[Stage], rows: Sequence[ResultRow]) -> str:
         usage = {name: points for name, points in stage.series.items() if _USAGE in name}
         levels = sorted(usage, key=lambda name: (len(name), name))
         if levels:
-            lines = {f"level {name.rpartition(_USAGE)[2]}": usage[name] for name in levels if name.startswith("train/")}
-            chart = line_chart("train/codebook_usage, entries in use by step", lines or {name: usage[name] for name in levels})
+            lines = {f"level {name.rpartition(_USAGE)[2]}": usage[name] for name in levels}
+            chart = line_chart("codebook/used, share of entries by step", lines)
             parts.append(f'<h3>{escape(stage.name)}</h3><div class="levels">{chart}</div>')
     related = [row for row in rows if row.key.startswith(("codebook", "reconstruction"))]
     if not parts:
-        parts.append(absent("no metrics.csv has columns train/codebook_usage_0, train/codebook_usage_1, ..."))
+        parts.append(absent(f"no metrics.csv has columns {_USAGE}0, {_USAGE}1, ..."))
     if related:
         parts.append(f"<h3>Measured at the end</h3>{results_section(related)}")
     return "".join(parts)

@@ -60,7 +60,7 @@ def run_dir(tmp_path: Path) -> Path:
     logs = run / "stage1" / "logs" / "metrics.csv"
     logs.parent.mkdir()
     logs.write_text(
-        "epoch,step,train/loss,val/loss,train/codebook_usage_0,train/codebook_usage_1\n"
+        "epoch,step,train/loss,val/loss,codebook/used_0,codebook/used_1\n"
         "0,0,4.0,,0.5,0.25\n0,10,2.0,,0.75,0.5\n0,10,,3.0,,\n0,10,1.0,,,\n0,20,nan,,,\n",
         encoding="utf-8",
     )
