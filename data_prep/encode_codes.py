@@ -30,6 +30,7 @@ class EncodeCodes:
     def __init__(self, shards: str, tokenizer: str, batch_s: float = 60.0) -> None:
         self.shards, self.tokenizer_folder, self.batch_s = Path(shards), tokenizer, batch_s
 
+    @torch.no_grad()
     def run(self, out: Path, seed: int, progress: Progress) -> dict[str, Any]:
         """Write `<out>/shards/*.tar` with codes. Returns counts of samples, frames and shards.
 
@@ -39,7 +40,6 @@ class EncodeCodes:
         indices = [index for tar in sorted(self.shards.glob("*.tar")) if (index := ShardIndex([tar])).durations_s.sum() > 0]
         if not indices:
             raise FileNotFoundError(f"{self.shards}: no shard with audio; run the prepare stage first")
-        torch.set_grad_enabled(False)
         tokenizer = load_model(self.tokenizer_folder)
         fingerprint = read_fingerprint(self.tokenizer_folder)
         counts = {"num_shards": 0, "num_kept_shards": 0, "num_samples": 0, "num_frames": 0, "num_skipped_spans": 0}
