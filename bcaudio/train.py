@@ -46,16 +46,11 @@ def train(path: str, overrides: Sequence[str] = ()) -> int:
         L.seed_everything(recipe["seed"], workers=True, verbose=False)
         module, data = _parts(recipe)
         frozen = frozen_tensors(module.model)
-        before = tensor_sha256(frozen)
-        trained = {name: p.numel() for name, p in module.named_parameters() if p.requires_grad}
-        record.add(
-            trainable={
-                "num_parameters": sum(trained.values()),
-                "patterns": recipe.get("trainable"),
-                "names_sample": sorted(trained)[:8],
-            },
-            frozen={"num_parameters": sum(tensor.numel() for tensor in frozen.values()), "sha256_before": before},
-        )
+        proof = {"num_parameters": sum(tensor.numel() for tensor in frozen.values()), "sha256_before": tensor_sha256(frozen)}
+        names = sorted(name for name, parameter in module.named_parameters() if parameter.requires_grad)
+        num_trained = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+        patterns = recipe.get("trainable")
+        record.add(trainable={"num_parameters": num_trained, "patterns": patterns, "names_sample": names[:8]}, frozen=proof)
         earlier = set_metrics_aside(out)
         trainer = _trainer(recipe, out, data)
         try:
@@ -63,25 +58,17 @@ def train(path: str, overrides: Sequence[str] = ()) -> int:
         except SystemExit:  # how Lightning leaves after Ctrl-C or SIGTERM
             raise KeyboardInterrupt from None
         join_metrics(out, earlier)
-        after = tensor_sha256(frozen_tensors(module.model))
-        if after != before:
+        proof |= {"sha256_after": tensor_sha256(frozen_tensors(module.model))}
+        if proof["sha256_after"] != proof["sha256_before"]:
             raise ValueError(
-                f"stage {recipe['name']}: a frozen tensor changed (SHA-256 {before[:12]} before, {after[:12]} after); "
-                "this is a defect, please report it"
+                f"stage {recipe['name']}: a frozen tensor changed (SHA-256 {proof['sha256_before'][:12]} before, "
+                f"{proof['sha256_after'][:12]} after); this is a defect, please report it"
             )
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        record.add(
-            steps=module.next_step,
-            metrics=metrics,
-            frozen={
-                "num_parameters": sum(tensor.numel() for tensor in frozen.values()),
-                "sha256_before": before,
-                "sha256_after": after,
-            },
-            gate=_gate(recipe, metrics),
-        )
-        save_model(out, module.model, fingerprint)
+        save_model(out, module.model, fingerprint)  # before the gate: what is trained is kept even where it misses its bound
         module.export(str(out))
+        record.add(steps=module.next_step, metrics=metrics, frozen=proof)
+        record.add(gate=_gate(recipe, metrics))
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     return 0
 

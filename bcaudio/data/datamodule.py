@@ -77,11 +77,15 @@ class Source:
 class _TrainBatches(IterableDataset):
     """Batches first_step, ..., max_steps - 1.
 
-    Worker w of W makes every W-th of them, so that the loader's round robin keeps the order.
+    Worker w of W makes every W-th of them, so that the loader's round robin keeps the order. Rank r of R takes samples r, r + R, ...
+    of every global batch: together the ranks see what one process would.
     """
 
-    def __init__(self, sources: Sequence[Source], plan: BatchPlan, collate: Collate, steps: range, seed: int) -> None:
+    def __init__(
+        self, sources: Sequence[Source], plan: BatchPlan, collate: Collate, steps: range, seed: int, rank: int, world_size: int
+    ) -> None:
         self.sources, self.plan, self.collate, self.steps, self.seed = sources, plan, collate, steps, seed
+        self.rank, self.world_size = rank, world_size
 
     def __iter__(self) -> Iterator[Any]:
         from torch.utils.data import get_worker_info
@@ -89,8 +93,10 @@ class _TrainBatches(IterableDataset):
         info = get_worker_info()
         steps = self.steps if info is None else self.steps[info.id :: info.num_workers]
         for step in steps:
-            items = [self.sources[source].item(i, self.collate.sample_rates) for source, i in self.plan.batch(step)]
-            yield replace(self.collate(items, np.random.default_rng([self.seed, 7, step]), training=True), step=step)
+            mine = self.plan.batch(step)[self.rank :: self.world_size]
+            items = [self.sources[source].item(i, self.collate.sample_rates) for source, i in mine]
+            rng = np.random.default_rng([self.seed, 7, step * self.world_size + self.rank])
+            yield replace(self.collate(items, rng, training=True), step=step)
 
 
 class DataModule(L.LightningDataModule):
@@ -134,19 +140,22 @@ class DataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         steps = range(self.first_step, self.max_steps)
-        dataset = _TrainBatches(self.train, self.plan, self.collate, steps, self.seed)
+        dataset = _TrainBatches(self.train, self.plan, self.collate, steps, self.seed, *self._rank_of())
         workers = min(self.num_workers, os.cpu_count() or 1)
         return DataLoader(dataset, batch_size=None, num_workers=workers, persistent_workers=False)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
-        """All validation items in order, in batches; empty when the recipe has none."""
+        """All validation items in order, in batches shared out over ranks; empty when the recipe has none."""
         if not self.val:
             return []
-        batches = []
+        batches, (rank, world_size) = [], self._rank_of()
         for number, source in enumerate(self.val):
             for start in range(0, len(source), self.val_batch_size):
                 items = [
                     source.item(i, self.collate.sample_rates) for i in range(start, min(start + self.val_batch_size, len(source)))
                 ]
                 batches.append(self.collate(items, np.random.default_rng([self.seed, 8, number, start])))
-        return DataLoader(batches, batch_size=None)
+        return DataLoader(batches[rank::world_size], batch_size=None)
+
+    def _rank_of(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)

@@ -74,3 +74,15 @@ def test_audio_comes_at_the_rate_asked_for(shards: str) -> None:
     item = Source(shards, "asr").item(0, [16000])
     assert len(item.waveforms[16000]) == 1600
     assert abs(int(np.median(item.waveforms[16000])) - 16384) < 40
+
+
+def test_ranks_share_every_global_batch_without_overlap(shards: str) -> None:
+    whole = keys(list(module(shards).train_dataloader()))
+    parts = []
+    for rank in range(2):
+        made = module(shards)
+        made.trainer = SimpleNamespace(global_rank=rank, world_size=2)
+        parts.append(keys(list(made.train_dataloader())))
+        assert [len(found) for _, found in parts[rank]] == [2] * 12
+    for (step, found), (_, left), (_, right) in zip(whole, *parts, strict=True):
+        assert sorted(found) == sorted(left + right), step
