@@ -77,8 +77,8 @@ class Source:
 class _TrainBatches(IterableDataset):
     """Batches first_step, ..., max_steps - 1.
 
-    Worker w of W makes every W-th of them, so that the loader's round robin keeps the order. Rank r of R takes samples r, r + R, ...
-    of every global batch: together the ranks see what one process would.
+    Worker w of W makes every W-th of them, so that the loader's round robin keeps the order. Rank r of R takes samples r, r + R,
+    ... of every global batch: together the ranks see what one process would.
     """
 
     def __init__(

@@ -1,5 +1,7 @@
 """Batches of a recipe: order, filters, workers, resume."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
