@@ -44,6 +44,7 @@ class EncodeCodes:
         fingerprint = read_fingerprint(self.tokenizer_folder)
         counts = {"num_shards": 0, "num_kept_shards": 0, "num_samples": 0, "num_frames": 0, "num_skipped_spans": 0}
         (out / "shards").mkdir(parents=True, exist_ok=True)
+        progress.total = len(indices)
         for number, index in enumerate(indices):
             target = out / "shards" / index.tars[0].name
             if self._done(target, index, fingerprint):
