@@ -130,7 +130,13 @@ class FlowDecoder(nn.Module):
 
     @torch.no_grad()
     def sample(
-        self, hidden: Tensor, lengths: Tensor, noise: Tensor | None = None, temperature: float = 1.0, steps: int | None = None
+        self,
+        hidden: Tensor,
+        lengths: Tensor,
+        noise: Tensor | None = None,
+        temperature: float = 1.0,
+        steps: int | None = None,
+        guidance: float | None = None,
     ) -> Tensor:
         """Speak: Euler walk from noise to mel.
 
@@ -140,6 +146,7 @@ class FlowDecoder(nn.Module):
             noise: [B, T, mel_bins] standard normal; drawn from torch's global generator when not given.
             temperature: scale of the noise.
             steps: Euler steps in place of `diffusion_steps`.
+            guidance: classifier-free guidance in place of `inference_cfg_rate`.
 
         Returns:
             mel [B, T, mel_bins], natural log; frames beyond a length are leftover noise, cut them off.
@@ -152,6 +159,6 @@ class FlowDecoder(nn.Module):
             mu.transpose(1, 2),
             frame_mask(lengths, mu.shape[1]).unsqueeze(1).to(mu.dtype),
             steps=self.diffusion_steps if steps is None else steps,
-            guidance=self.inference_cfg_rate,
+            guidance=self.inference_cfg_rate if guidance is None else guidance,
         )
         return mel.transpose(1, 2) * self.mel_std + self.mel_mean
