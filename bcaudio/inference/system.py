@@ -58,8 +58,8 @@ class System:
         text_tokenizer: folder of the text tokenizer; the others are stage folders. `flow_decoder`, `vocoder` and `auditor` may be
             left out.
         speech_options: how codes are sampled; greedy by default.
-        flow_temperature, flow_guidance: scale of the flow's first noise and its classifier-free guidance. The defaults favour speech
-            that is understood; the released model has 1.0 and 0.7.
+        flow_temperature, flow_guidance: scale of the flow's first noise and its classifier-free guidance. The defaults favour
+            speech that is understood; the released model has 1.0 and 0.7.
         device: where the models run.
 
     Raises:
