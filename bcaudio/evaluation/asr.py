@@ -27,8 +27,10 @@ class SpeechRecognition:
         corpus, split: filters; None keeps all.
         batch_size: items per call of the system.
         audio_llm: stage folder of the audio LLM that is asked; None takes the system's own.
-        name: the key before the language.
+        name: the key before the language; None takes the class's own.
     """
+
+    default_name = "asr"
 
     def __init__(
         self,
@@ -39,10 +41,11 @@ class SpeechRecognition:
         split: str | None = "test",
         batch_size: int = 32,
         audio_llm: str | None = None,
-        name: str = "asr",
+        name: str | None = None,
     ) -> None:
         self.shards = as_shards(shards, language=language, corpus=corpus, limit=limit, split=split)
-        self.language, self.batch_size, self.audio_llm, self.name = language, batch_size, audio_llm, name
+        self.language, self.batch_size, self.audio_llm = language, batch_size, audio_llm
+        self.name = self.default_name if name is None else name
 
     def items(self) -> list[Item]:
         return self.shards.items(f"{self.name}.{self.language}")
@@ -64,18 +67,7 @@ class AuditorRecognition(SpeechRecognition):
     beside this.
     """
 
-    def __init__(
-        self,
-        shards: str | Sequence[str],
-        language: str,
-        limit: int | None = None,
-        corpus: str | None = None,
-        split: str | None = "test",
-        batch_size: int = 32,
-        audio_llm: str | None = None,
-        name: str = "auditor",
-    ) -> None:
-        super().__init__(shards, language, limit, corpus, split, batch_size, audio_llm, name)
+    default_name = "auditor"
 
     def ask(self, system: Any, items: Sequence[Item], examples: Examples) -> list[Output]:
         heard = hear(auditor_of(system), [item.waveform(TARGET_RATE) for item in items], TARGET_RATE)
