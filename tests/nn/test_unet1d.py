@@ -10,9 +10,12 @@ from bcaudio.nn.unet1d import VelocityUNet, chunk_causal_bias
 
 def small(chunk_size: int = 4) -> VelocityUNet:
     torch.manual_seed(0)
-    return VelocityUNet(
+    net = VelocityUNet(
         mel_bins=6, channels=(8,), n_blocks=1, num_mid_blocks=1, num_heads=2, attention_head_dim=4, chunk_size=chunk_size
-    ).eval()
+    )
+    for parameter in net.parameters():  # as after training; a fresh network keeps its residual branches closed
+        torch.nn.init.normal_(parameter, std=0.3)
+    return net.eval()
 
 
 def test_chunk_bias_by_hand() -> None:
@@ -46,3 +49,13 @@ def test_padding_does_not_change_a_clip_and_stays_zero() -> None:
 def test_several_levels_are_refused() -> None:
     with pytest.raises(ValueError, match="one level"):
         VelocityUNet(channels=(64, 128))
+
+
+def test_a_fresh_network_passes_the_noise_of_a_frame_unmixed() -> None:
+    torch.manual_seed(0)
+    net = VelocityUNet(mel_bins=6, channels=(24,), n_blocks=1, num_mid_blocks=2, num_heads=2, attention_head_dim=4).double()
+    x, mu, mask = torch.randn(1, 6, 8).double(), torch.randn(1, 6, 8).double(), torch.ones(1, 1, 8).double()
+    jacobian = torch.autograd.functional.jacobian(lambda state: net(state, mu, mask, torch.tensor(0.5)), x)[0, :, :, 0]
+    own, other = jacobian[:, 5, :, 5], jacobian[:, 5, :, :5]  # what frame 5 makes of its own noise and of the frames before
+    assert (other == 0).all()
+    assert torch.linalg.matrix_rank(own) == 6
