@@ -58,8 +58,8 @@ class System:
         text_tokenizer: folder of the text tokenizer; the others are stage folders. `flow_decoder`, `vocoder` and `auditor` may be
             left out.
         speech_options: how codes are sampled; greedy by default.
-        flow_temperature, flow_guidance: scale of the flow's first noise and its classifier-free guidance. The defaults favour
-            speech that is understood; the released model has 1.0 and 0.7.
+        flow_temperature, flow_guidance: scale of the flow's first noise, and classifier-free guidance in place of the flow
+            decoder's own (0.7 as released).
         device: where the models run.
 
     Raises:
@@ -76,8 +76,8 @@ class System:
         auditor: str | Path | None = None,
         speech_options: SamplingOptions = GREEDY,
         max_frames: int = 100,
-        flow_temperature: float = 0.3,
-        flow_guidance: float | None = 1.5,
+        flow_temperature: float = 1.0,
+        flow_guidance: float | None = None,
         device: str = "cpu",
     ) -> None:
         self.device, self.speech_options, self.max_frames = device, speech_options, max_frames

@@ -230,9 +230,9 @@ class VelocityUNet(nn.Module):
     def _initialise(self) -> None:
         """Start as an orthogonal linear map of each frame, every residual branch closed.
 
-        The velocity needs the noise of each frame and bin to pass the whole network unmixed. From random convolutions it has to
-        unmix them first: after 300 steps of the micro recipe its validation loss was 1.13, that of a network blind to its noise, and
-        0.41 from this start.
+        The velocity needs the noise of each frame and bin to pass the whole network unmixed; from random convolutions it has to
+        unmix them first. After 300 steps of the micro recipe the validation loss was 1.13, that of a network blind to its noise,
+        and 0.41 from this start.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv1d | nn.Linear):
