@@ -62,6 +62,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     shards.add_argument("action", choices=("ls", "verify", "stats", "show"))
     shards.add_argument("paths", nargs="+", metavar="PATH", help="shard or glob; for show the last one is the key of the sample")
 
+    importer = _command(commands, "import", _import, "turn published weights into stage folders")
+    importer.add_argument("source", type=Path, help="folder of Baichuan-Audio, Whisper or a causal LM; or a hift.pt")
+    importer.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
+    importer.add_argument("--kind", choices=("auto", "baichuan", "whisper", "llm", "hift"), default="auto")
+
+    exporter = _command(commands, "export", _export, "write a run in a published layout")
+    exporter.add_argument("run", type=Path, help="run folder with a pipeline.yaml, or a stage folder")
+    exporter.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
+    exporter.add_argument("--format", choices=("baichuan", "huggingface", "bcaudio"), required=True)
+
     args, rest = parser.parse_known_args(argv)
     # argparse takes no more positional arguments after an option: `run P --jobs 2 a.b=c`
     if unknown := [text for text in rest if not (hasattr(args, "overrides") and _is_override(text))]:
@@ -164,3 +174,15 @@ def _shards(args: argparse.Namespace) -> int:
     if args.action == "show":
         return inspect.show(args.paths[:-1], args.paths[-1])
     return getattr(inspect, args.action)(args.paths)
+
+
+def _import(args: argparse.Namespace) -> None:
+    from bcaudio.pretrained.importing import import_pretrained
+
+    import_pretrained(args.source, args.to, args.kind)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from bcaudio.pretrained.exporting import export_model
+
+    export_model(args.run, args.to, args.format)

@@ -20,6 +20,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ("bcaudio.evaluation.report", "report", "results_table"),
         ("bcaudio.inference.say", "say"),
         ("bcaudio.data.inspect", "ls", "verify", "stats", "show"),
+        ("bcaudio.pretrained.importing", "import_pretrained"),
+        ("bcaudio.pretrained.exporting", "export_model"),
     ):
         fake = ModuleType(module)
         for name in names:
@@ -37,6 +39,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ("evaluate r.yaml", ("evaluate", Path("r.yaml"), [])),
         ("report r.yaml +a=1", ("report", Path("r.yaml"), ["+a=1"])),
         ("say --run runs/m --audio q.wav --out a.wav", ("say", Path("runs/m"), Path("q.wav"), Path("a.wav"))),
+        ("import x --to d", ("import_pretrained", Path("x"), Path("d"), "auto")),
+        ("import x --kind hift --to d", ("import_pretrained", Path("x"), Path("d"), "hift")),
+        ("export runs/m --to d --format baichuan", ("export_model", Path("runs/m"), Path("d"), "baichuan")),
         ("shards ls a.tar b.tar", ("ls", ["a.tar", "b.tar"])),
         ("shards verify a.tar", ("verify", ["a.tar"])),
         ("shards stats a.tar", ("stats", ["a.tar"])),
@@ -49,7 +54,11 @@ def test_every_command_reaches_its_function(calls: list[Any], line: str, call: t
 
 
 @pytest.mark.parametrize(
-    "line", ["", "trian r.yaml", "train", "train r.yaml seed", "train r.yaml --seed=1", "shards show a.tar", "say --run x"]
+    "line",
+    [
+        *("", "trian r.yaml", "train", "train r.yaml seed", "train r.yaml --seed=1", "shards show a.tar", "say --run x"),
+        *("import x", "import x --to d --kind y", "export x --to d", "export x --to d --format y", "export x --format baichuan"),
+    ],
 )
 def test_wrong_usage_exits_with_2(calls: list[Any], line: str) -> None:
     with pytest.raises(SystemExit) as caught:

@@ -14,7 +14,7 @@ LAYERS: tuple[frozenset[str], ...] = tuple(
         "distributed audio text recipe checkpoint",
         "nn data metrics",
         "models",
-        "losses inference",
+        "losses inference pretrained",
         "training strategies",
         "callbacks evaluation",
         "train evaluate serve cli __main__",

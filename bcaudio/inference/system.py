@@ -195,7 +195,17 @@ class System:
 
     @torch.inference_mode()
     def flow_and_vocode(self, codes: np.ndarray, num_levels: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Codes [T, K] -> flow mel [F, 80] and waveform [N] at 24 kHz; the flow's noise is drawn from a fixed seed."""
+        """Codes [T, K] -> flow mel [F, 80] and waveform [N] at 24 kHz; the flow's noise is drawn from a fixed seed.
+
+        Raises:
+            ValueError: the system has no flow decoder or no vocoder.
+        """
+        if self.flow_decoder is None or self.vocoder is None:
+            missing = "flow_decoder" if self.flow_decoder is None else "vocoder"
+            raise ValueError(
+                f"this system has no {missing}, so it cannot speak; name one under `system` in its pipeline.yaml "
+                "(of published weights: import them again with hift.pt in their folder)"
+            )
         rows = torch.as_tensor(np.asarray(codes), dtype=torch.long, device=self.device)[None]
         hidden, lengths = self.tokenizer.decode_hidden(rows, torch.tensor([rows.shape[1]], device=self.device), num_levels)
         torch.manual_seed(0)  # the flow's first noise, then the vocoder's excitation

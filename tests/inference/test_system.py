@@ -179,3 +179,9 @@ def test_choice_scores_are_right_then_wrong(system: System, mode: str) -> None:
     assert abs(right - wrong) > 1e-3
     scores = system.choice_scores([one, two], mode)
     np.testing.assert_allclose(scores, [(right, wrong), (wrong, right)], atol=1e-5)
+
+
+def test_a_system_without_a_vocoder_says_so_when_it_is_to_speak(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system, "vocoder", None)
+    with pytest.raises(ValueError, match="no vocoder, so it cannot speak"):
+        system.synthesize([np.zeros((3, len(system.audio_llm.codebook_sizes)), dtype=np.int64)])

@@ -1,6 +1,7 @@
 """The audio tokenizer against the published implementation, on stored tensors.
 
-Case `batch` holds the published code's dependence on padding and so runs with `upstream_batching`; `single` needs no switch.
+A case of several clips holds the published code's dependence on padding and so agrees with `upstream_batching` alone; a case of
+one clip must agree with and without that switch.
 """
 
 import json
@@ -17,7 +18,8 @@ from bcaudio.nn.residual_vq import ResidualVQ
 from bcaudio.nn.whisper_encoder import WhisperEncoder
 
 OURS = {"audio_model": "encoder", "audio_bridge_model": "bridge", "audio_decoder": "decoder"}
-CASES = [("batch", True), ("single", False), ("single", True)]
+ENCODE = pytest.mark.cases("tokenizer_encode", "in.*.mel_length")
+DECODE = pytest.mark.cases("tokenizer_decode", "in.*.bridge_length")
 
 
 def build(folder: Path, name: str) -> AudioTokenizer:
@@ -77,78 +79,97 @@ def pack(padded: Tensor, lengths: Tensor) -> Tensor:
     return torch.cat([clip[:length] for clip, length in zip(padded, lengths, strict=True)])
 
 
+def margins(quantizer: ResidualVQ, h: Tensor, codes: Tensor) -> Tensor:
+    """h [N, D], codes [N, K] -> by how much the second nearest entry of each level is farther than the chosen one [N, K]."""
+    leads = []
+    for codebook, chosen in zip(quantizer.codebooks, codes.unbind(1), strict=True):
+        distances = torch.cdist(h, codebook.embed)
+        own = distances.gather(1, chosen[:, None])
+        leads.append(distances.scatter(1, chosen[:, None], torch.inf).amin(dim=1) - own[:, 0])
+        h = h - codebook.embed[chosen]
+    return torch.stack(leads, dim=1)
+
+
 def close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(("case", "upstream_batching"), CASES)
+def switches(lengths: Tensor) -> tuple[bool, ...]:
+    """Values of `upstream_batching` with which a case of clips of these lengths [B] must agree."""
+    return (True, False) if len(lengths) == 1 else (True,)
+
+
+@ENCODE
 @torch.no_grad()
-def test_encoding_agrees(fixtures: Path, case: str, upstream_batching: bool) -> None:
+def test_encoding_agrees(fixtures: Path, name: str) -> None:
     tokenizer = build(fixtures, "tokenizer_encode")
     tensors = load_file(fixtures / "tokenizer_encode.safetensors")
-    mel, mel_lengths = tensors[f"in.{case}.input_features"], tensors[f"in.{case}.mel_length"]
+    mel, mel_lengths = tensors[f"in.{name}.input_features"], tensors[f"in.{name}.mel_length"]
+    for upstream_batching in switches(mel_lengths):
+        hidden, lengths = tokenizer.encoder(mel, mel_lengths, upstream_batching)
+        assert torch.equal(lengths, tensors[f"in.{name}.encoder_length"])
+        close(hidden, tensors[f"out.{name}.encoder_hidden"])
 
-    hidden, lengths = tokenizer.encoder(mel, mel_lengths, upstream_batching)
-    assert torch.equal(lengths, tensors[f"in.{case}.encoder_length"])
-    close(hidden, tensors[f"out.{case}.encoder_hidden"])
+        h, num_codes = tokenizer.bridge.features(hidden, lengths)
+        assert torch.equal(num_codes, tensors[f"in.{name}.bridge_length"])
+        close(pack(h, num_codes), pack(tensors[f"out.{name}.bridge_features"], num_codes))
 
-    h, num_codes = tokenizer.bridge.features(hidden, lengths)
-    assert torch.equal(num_codes, tensors[f"in.{case}.bridge_length"])
-    close(pack(h, num_codes), pack(tensors[f"out.{case}.bridge_features"], num_codes))
-
-    codes = tokenizer.quantizer.encode(h)
-    assert torch.equal(pack(codes, num_codes), tensors[f"out.{case}.codes"])
-    recovered = tokenizer.quantizer.decode(codes)
-    close(pack(recovered, num_codes), tensors[f"out.{case}.recovered"])
-    close(pack(tokenizer.bridge.project(recovered, num_codes), num_codes), tensors[f"out.{case}.decoder_embedding"])
+        codes = tokenizer.quantizer.encode(h)
+        assert torch.equal(pack(codes, num_codes), tensors[f"out.{name}.codes"])
+        close(margins(tokenizer.quantizer, pack(h, num_codes), pack(codes, num_codes)), tensors[f"out.{name}.code_margin"])
+        recovered = tokenizer.quantizer.decode(codes)
+        close(pack(recovered, num_codes), tensors[f"out.{name}.recovered"])
+        close(pack(tokenizer.bridge.project(recovered, num_codes), num_codes), tensors[f"out.{name}.decoder_embedding"])
 
 
+@ENCODE
 @torch.no_grad()
-def test_default_batch_gives_the_codes_of_each_clip_alone(fixtures: Path) -> None:
+def test_default_batch_gives_the_features_of_each_clip_alone(fixtures: Path, name: str) -> None:
     tokenizer = build(fixtures, "tokenizer_encode")
     tensors = load_file(fixtures / "tokenizer_encode.safetensors")
-    mel, mel_lengths = tensors["in.batch.input_features"], tensors["in.batch.mel_length"]
+    mel, mel_lengths = tensors[f"in.{name}.input_features"], tensors[f"in.{name}.mel_length"]
     h, num_codes = tokenizer.bridge.features(*tokenizer.encoder(mel, mel_lengths))
     for clip, length in enumerate(mel_lengths.tolist()):
         alone, _ = tokenizer.bridge.features(*tokenizer.encoder(mel[clip : clip + 1, :, :length], mel_lengths[clip : clip + 1]))
         close(h[clip, : num_codes[clip]], alone[0, : num_codes[clip]])
 
 
-@pytest.mark.parametrize(("case", "upstream_batching"), CASES)
+@DECODE
 @torch.no_grad()
-def test_decoding_agrees(fixtures: Path, case: str, upstream_batching: bool) -> None:
-    tokenizer = build(fixtures, "tokenizer_decode")
-    tokenizer.upstream_batching = upstream_batching
-    tensors = load_file(fixtures / "tokenizer_decode.safetensors")
-    num_codes = tensors[f"in.{case}.bridge_length"]
-    codes = unpack(tensors[f"in.{case}.codes"], num_codes)
-
-    embedded = tokenizer.bridge.project(tokenizer.quantizer.decode(codes), num_codes)
-    close(pack(embedded, num_codes), tensors[f"out.{case}.decoder_embedding"])
-    first, first_lengths = tokenizer.decoder.dconv1(embedded, num_codes, per_clip=not upstream_batching)
-    assert torch.equal(first_lengths, tensors[f"out.{case}.dconv1_length"])
-    close(first, tensors[f"out.{case}.dconv1"])
-
-    decoded = tokenizer.decode(codes, num_codes)
-    assert torch.equal(decoded.hidden_lengths, tensors[f"out.{case}.output_length_before_dconv2"])
-    close(pack(decoded.hidden, decoded.hidden_lengths), tensors[f"out.{case}.hidden_states_before_dconv2"])
-    hidden, _ = tokenizer.decode_hidden(codes, num_codes)
-    close(hidden, decoded.hidden)
-
-    second, second_lengths = tokenizer.decoder.dconv2(decoded.hidden, decoded.hidden_lengths, per_clip=not upstream_batching)
-    assert torch.equal(second_lengths, tensors[f"out.{case}.dconv2_length"])
-    close(second, tensors[f"out.{case}.dconv2"])
-    assert torch.equal(decoded.mel_lengths, tensors[f"out.{case}.mel_length"])
-    close(decoded.coarse_mel, tensors[f"out.{case}.coarse_mel"])
-    close(decoded.refined_mel, tensors[f"out.{case}.refined_mel"])
-
-
-@torch.no_grad()
-def test_default_batch_decodes_each_clip_as_alone(fixtures: Path) -> None:
+def test_decoding_agrees(fixtures: Path, name: str) -> None:
     tokenizer = build(fixtures, "tokenizer_decode")
     tensors = load_file(fixtures / "tokenizer_decode.safetensors")
-    num_codes = tensors["in.batch.bridge_length"]
-    codes = unpack(tensors["in.batch.codes"], num_codes)
+    num_codes = tensors[f"in.{name}.bridge_length"]
+    codes = unpack(tensors[f"in.{name}.codes"], num_codes)
+    for upstream_batching in switches(num_codes):
+        tokenizer.upstream_batching = upstream_batching
+        embedded = tokenizer.bridge.project(tokenizer.quantizer.decode(codes), num_codes)
+        close(pack(embedded, num_codes), tensors[f"out.{name}.decoder_embedding"])
+        first, first_lengths = tokenizer.decoder.dconv1(embedded, num_codes, per_clip=not upstream_batching)
+        assert torch.equal(first_lengths, tensors[f"out.{name}.dconv1_length"])
+        close(first, tensors[f"out.{name}.dconv1"])
+
+        decoded = tokenizer.decode(codes, num_codes)
+        assert torch.equal(decoded.hidden_lengths, tensors[f"out.{name}.output_length_before_dconv2"])
+        close(pack(decoded.hidden, decoded.hidden_lengths), tensors[f"out.{name}.hidden_states_before_dconv2"])
+        hidden, _ = tokenizer.decode_hidden(codes, num_codes)
+        close(hidden, decoded.hidden)
+
+        second, second_lengths = tokenizer.decoder.dconv2(decoded.hidden, decoded.hidden_lengths, per_clip=not upstream_batching)
+        assert torch.equal(second_lengths, tensors[f"out.{name}.dconv2_length"])
+        close(second, tensors[f"out.{name}.dconv2"])
+        assert torch.equal(decoded.mel_lengths, tensors[f"out.{name}.mel_length"])
+        close(decoded.coarse_mel, tensors[f"out.{name}.coarse_mel"])
+        close(decoded.refined_mel, tensors[f"out.{name}.refined_mel"])
+
+
+@DECODE
+@torch.no_grad()
+def test_default_batch_decodes_each_clip_as_alone(fixtures: Path, name: str) -> None:
+    tokenizer = build(fixtures, "tokenizer_decode")
+    tensors = load_file(fixtures / "tokenizer_decode.safetensors")
+    num_codes = tensors[f"in.{name}.bridge_length"]
+    codes = unpack(tensors[f"in.{name}.codes"], num_codes)
     together = tokenizer.decode(codes, num_codes)
     for clip, length in enumerate(num_codes.tolist()):
         alone = tokenizer.decode(codes[clip : clip + 1, :length], num_codes[clip : clip + 1])

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from bcaudio.models.vocoder import Vocoder
 
-CASES = ["a", "b"]
+CASES = pytest.mark.cases("hift_vocoder", "in.*.mel")
 
 
 @pytest.fixture(scope="module")
@@ -47,24 +47,24 @@ def vocoder(fixtures: Path, tensors: dict[str, torch.Tensor]) -> Vocoder:
     return model.eval()
 
 
-@pytest.mark.parametrize("case", CASES)
+@CASES
 @torch.no_grad()
-def test_f0_and_source_agree(vocoder: Vocoder, tensors: dict[str, torch.Tensor], case: str) -> None:
-    f0 = vocoder.f0_predictor(tensors[f"in.{case}.mel"])
-    torch.testing.assert_close(f0, tensors[f"out.{case}.f0"], atol=1e-3, rtol=0)
-    source = vocoder.m_source(tensors[f"out.{case}.f0"], tensors[f"in.{case}.phase"], tensors[f"in.{case}.noise"])
-    torch.testing.assert_close(source, tensors[f"out.{case}.source"], atol=1e-4, rtol=0)
+def test_f0_and_source_agree(vocoder: Vocoder, tensors: dict[str, torch.Tensor], name: str) -> None:
+    f0 = vocoder.f0_predictor(tensors[f"in.{name}.mel"])
+    torch.testing.assert_close(f0, tensors[f"out.{name}.f0"], atol=1e-3, rtol=0)
+    source = vocoder.m_source(tensors[f"out.{name}.f0"], tensors[f"in.{name}.phase"], tensors[f"in.{name}.noise"])
+    torch.testing.assert_close(source, tensors[f"out.{name}.source"], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("case", CASES)
+@CASES
 @torch.no_grad()
-def test_filter_agrees_on_the_stored_source(vocoder: Vocoder, tensors: dict[str, torch.Tensor], case: str) -> None:
-    waveform = vocoder.filter(tensors[f"in.{case}.mel"], tensors[f"out.{case}.source"])
-    torch.testing.assert_close(waveform, tensors[f"out.{case}.waveform"], atol=1e-4, rtol=0)
+def test_filter_agrees_on_the_stored_source(vocoder: Vocoder, tensors: dict[str, torch.Tensor], name: str) -> None:
+    waveform = vocoder.filter(tensors[f"in.{name}.mel"], tensors[f"out.{name}.source"])
+    torch.testing.assert_close(waveform, tensors[f"out.{name}.waveform"], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("case", CASES)
+@CASES
 @torch.no_grad()
-def test_full_path_agrees_with_own_f0(vocoder: Vocoder, tensors: dict[str, torch.Tensor], case: str) -> None:
-    waveform, _ = vocoder(tensors[f"in.{case}.mel"], phase=tensors[f"in.{case}.phase"], noise=tensors[f"in.{case}.noise"])
-    torch.testing.assert_close(waveform, tensors[f"out.{case}.waveform"], atol=1e-3, rtol=0)
+def test_full_path_agrees_with_own_f0(vocoder: Vocoder, tensors: dict[str, torch.Tensor], name: str) -> None:
+    waveform, _ = vocoder(tensors[f"in.{name}.mel"], phase=tensors[f"in.{name}.phase"], noise=tensors[f"in.{name}.noise"])
+    torch.testing.assert_close(waveform, tensors[f"out.{name}.waveform"], atol=1e-3, rtol=0)
