@@ -17,6 +17,7 @@ from bcaudio.losses.commitment import commitment_loss
 from bcaudio.losses.mel_reconstruction import mel_reconstruction
 from bcaudio.losses.token_cross_entropy import token_cross_entropy
 from bcaudio.losses.weighted_sum import WeightedSum
+from bcaudio.models.audio_llm import AudioLLM
 from bcaudio.models.audio_tokenizer import AudioTokenizer, TokenizerOutput
 from bcaudio.text.tokenizer import TextTokenizer
 from bcaudio.training.audio_llm_module import language_of, reference_of
@@ -30,8 +31,8 @@ class TokenizerModule(StageModule):
     Args:
         model: AudioTokenizer.
         losses: weights of `reconstruction`, `text`, `commitment`.
-        text_llm: stage folder of the frozen text LLM; it reads the quantised features through a linear adapter that is trained
-            here and exported as `adapter.safetensors`.
+        text_llm: stage folder of the frozen text LLM, ours or imported; it reads the quantised features through a linear adapter
+            that is trained here and exported as `adapter.safetensors`.
         tokenizer: folder of the text tokenizer.
         target_mel: the mel that coarse and refined mel are compared with.
         vq_schedule: (step, share) pairs, linear between them: the share of clips whose features are replaced by their quantised
@@ -50,10 +51,12 @@ class TokenizerModule(StageModule):
         seed: int = 0,
     ) -> None:
         super().__init__(model, optimizer, losses, seed)
+        self.text_tokenizer = TextTokenizer(tokenizer)
         llm = load_model(text_llm).requires_grad_(False)
+        if not isinstance(llm, AudioLLM):  # an imported causal LM; ours reads features already
+            llm = AudioLLM(llm, (), self.text_tokenizer.special.audio_pad)
         self._llm = (llm,)  # in a tuple: not a part of this module's parameters or checkpoints
         self.adapter = nn.Linear(model.quantizer.dim, llm.dim)
-        self.text_tokenizer = TextTokenizer(tokenizer)
         self.generator = Generator(llm, self.text_tokenizer.special)
         self.target_mel, self.vq_schedule = target_mel, [tuple(pair) for pair in vq_schedule]
 

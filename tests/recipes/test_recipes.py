@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bcaudio.checkpoint import init_from, save_model
 from bcaudio.recipe.build import build
@@ -16,7 +17,8 @@ from bcaudio.training.freezing import freeze_all_but
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 FILES = sorted(RECIPES.rglob("*.yaml"))
-BASES = {RECIPES / "micro" / "llm.yaml"}  # only to be extended
+ARCHITECTURES = set((RECIPES / "base").glob("*.yaml"))  # model nodes alone
+BASES = {RECIPES / "micro" / "llm.yaml"} | ARCHITECTURES  # only to be extended
 PIPELINES = [path for path in FILES if "stages" in load_recipe(path, missing_ok=True)]
 STAGES = [path for path in FILES if path not in PIPELINES and path not in BASES]
 FROZEN_HALF = {"llm.model.embed_tokens.weight", "llm.lm_head.weight"}
@@ -32,6 +34,7 @@ def micro(name: str) -> dict[str, Any]:
 
 def test_the_recipes_are_found() -> None:
     assert len(FILES) > 10
+    assert {path.stem for path in ARCHITECTURES} == {"audio_tokenizer", "audio_llm_7b", "flow_decoder", "vocoder"}
     assert set(FILES) >= BASES
     assert len(PIPELINES) >= 2
 
@@ -45,7 +48,15 @@ def test_every_stage_recipe_loads_and_fits_what_it_names(path: Path) -> None:
     assert {"name", "seed", "out"} <= recipe.keys()
 
 
-@pytest.mark.parametrize("path", sorted(BASES), ids=name_of)
+@pytest.mark.parametrize("path", sorted(ARCHITECTURES), ids=name_of)
+def test_an_architecture_is_a_whole_model_and_nothing_of_training(path: Path) -> None:
+    recipe = load_recipe(path)
+    check_recipe(recipe, path)
+    assert "model" in recipe
+    assert recipe.keys() <= {"model", "codebook_sizes", "fingerprint"}
+
+
+@pytest.mark.parametrize("path", sorted(BASES - ARCHITECTURES), ids=name_of)
 def test_a_base_recipe_lacks_its_data_and_nothing_else(path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         check_recipe(load_recipe(path, missing_ok=True), path)
@@ -71,7 +82,8 @@ def test_the_stages_of_the_audio_llm_say_what_they_train() -> None:
 @pytest.mark.parametrize("path", TRAINED, ids=name_of)
 def test_every_pattern_matches_a_parameter_of_the_recipes_own_model(path: Path) -> None:
     recipe = load_recipe(path, missing_ok=True)
-    names = [name for name, _ in build(recipe["model"]).named_parameters()]
+    with torch.device("meta"):
+        names = [name for name, _ in build(recipe["model"]).named_parameters()]
     sources = recipe.get("init_from", [])
     patterns = [*recipe.get("trainable", []), *(pattern for source in sources for pattern in source.get("allow_missing", []))]
     patterns += [re.escape(source.get("target_prefix", "")) + ".*" for source in sources]

@@ -46,7 +46,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def module_of(world: Path, weights: tuple[float, float, float] = (1.0, 1.0, 1.0), **options: object) -> TokenizerModule:
+def module_of(
+    world: Path, weights: tuple[float, float, float] = (1.0, 1.0, 1.0), text_llm: str = "text_llm", **options: object
+) -> TokenizerModule:
     torch.manual_seed(0)
     model = AudioTokenizer(
         WhisperLogMel(n_mels=12, max_audio_s=2.0),
@@ -56,7 +58,7 @@ def module_of(world: Path, weights: tuple[float, float, float] = (1.0, 1.0, 1.0)
     )
     losses = WeightedSum(dict(zip(("reconstruction", "text", "commitment"), weights, strict=True)))
     module = TokenizerModule(
-        model, AdamWCosine(1e-3, max_steps=10), losses, str(world / "text_llm"), str(world), AuxiliaryMel(), **options
+        model, AdamWCosine(1e-3, max_steps=10), losses, str(world / text_llm), str(world), AuxiliaryMel(), **options
     )
     module.log_terms = lambda *args: None
     return module
@@ -88,6 +90,20 @@ def test_the_frozen_llm_is_no_part_of_the_module_and_gets_no_gradient(world: Pat
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     assert held == {id(parameter) for parameter in module.parameters()}
+
+
+def test_an_imported_causal_lm_reads_the_features_as_ours_does(world: Path) -> None:
+    ours = module_of(world)
+    node = yaml.safe_load((world / "text_llm" / "recipe.yaml").read_text())["model"]["llm"]
+    save_model(world / "imported", ours._llm[0].llm, {})
+    (world / "imported" / "recipe.yaml").write_text(yaml.safe_dump({"model": node}))
+    imported = module_of(world, text_llm="imported")
+    assert not any(parameter.requires_grad for parameter in imported._llm[0].parameters())
+    batch, losses = batch_of(world, 0.5, 0.8), []
+    for module in (ours, imported):
+        torch.manual_seed(0)
+        losses.append(module.eval()._terms(batch, 1.0)[1]["text"])
+    assert torch.equal(*losses)
 
 
 def test_gradients_reach_the_encoder_through_the_llm_loss_alone(world: Path) -> None:
