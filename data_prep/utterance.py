@@ -1,10 +1,14 @@
-"""What a source hands on: an utterance still without audio, and the reasons to drop one."""
+"""What sources and steps hand on: an utterance still without audio, a clip with it, and the reasons to drop one."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,9 @@ class Utterance:
         key, corpus, split, language, translation, target_language, answer, source, licence: as in `bcaudio.data.schema.Sample`.
         parts: the spans, in order.
         text: transcript of the whole.
-        audio: a recording, relative to the scratch folder; None where the parts are synthesised or text only.
+        audio: a recording: a path, relative to the scratch folder, or a URL that fsspec opens; `x.tar#member` and `x.parquet#row`
+            name one inside a file. None where the parts are synthesised or text only.
+        start_s, end_s: the stretch of the recording that is meant, in seconds; end_s None: to its end.
         speaker: speaker id.
     """
 
@@ -55,6 +61,8 @@ class Utterance:
     source: str = ""
     licence: str = ""
     audio: str | None = None
+    start_s: float = 0.0
+    end_s: float | None = None
 
 
 @dataclass
@@ -96,3 +104,114 @@ class Rejected(Exception):
     def __init__(self, reason: str, value: Any) -> None:
         super().__init__(f"{reason}: {value}")
         self.reason, self.value = reason, value
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word (in Chinese mostly one hanzi) and its time in the clip, in seconds."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """An utterance with its sound, on its way through the steps.
+
+    Args:
+        utterance: what it is; a step that cuts, renames or retells replaces it (`dataclasses.replace`).
+        waveform: float32 [N] in [-1, 1]; empty for text only.
+        sample_rate: Hz.
+        words: alignment, in time order; empty until a step aligns.
+        spans: (start_s, end_s) of every part of the utterance; empty means one part that fills the clip.
+        measures: what steps found, by name: `snr_db`, `mos`, `transcript`, ... JSON values only.
+    """
+
+    utterance: Utterance
+    waveform: np.ndarray
+    sample_rate: int
+    words: tuple[Word, ...] = ()
+    spans: tuple[tuple[float, float], ...] = ()
+    measures: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return len(self.waveform) / self.sample_rate
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Sound that a step left out: all of a clip, or a stretch of it (`duration_s`)."""
+
+    key: str
+    step: str
+    reason: str
+    value: Any
+    duration_s: float
+
+
+class Drops(list[Drop]):
+    """The drops of a task, in order; every second that goes in comes out or is here."""
+
+    def add(self, clip: Clip, step: object, reason: str, value: Any = None, duration_s: float | None = None) -> None:
+        """Note that `step` (its class names it) drops a clip, or `duration_s` of it, for a reason of a few words."""
+        length = clip.duration_s if duration_s is None else duration_s
+        self.append(Drop(clip.utterance.key, type(step).__name__, reason, value, round(length, 4)))
+
+
+class Step(Protocol):
+    """One transform: clips in, clips out, lazily. Models are loaded at the first call, in the process that works."""
+
+    def __call__(self, clips: Iterator[Clip], drops: Drops) -> Iterator[Clip]:
+        """Clips that stay, changed or not, in the order of their sources; the others go to `drops` with a reason."""
+        ...
+
+
+class Survey(Protocol):
+    """A step that must see all clips before it judges one: duplicates, speakers, contamination.
+
+    Between the two passes the pipeline writes the clips to disk; `look` runs where the clips are, `judge` once, in the driver.
+    """
+
+    def look(self, clip: Clip) -> Any:
+        """What the judgement needs of one clip, as JSON: a fingerprint, an embedding."""
+        ...
+
+    def judge(self, seen: Iterator[tuple[str, Any]]) -> Mapping[str, Any]:
+        """(key, look) of all clips, in the order of the shards -> verdicts by key, as JSON; a missing key has none."""
+        ...
+
+    def apply(self, clip: Clip, verdict: Any, drops: Drops) -> Clip | None:
+        """The clip, changed or not, or None once it is noted in `drops`."""
+        ...
+
+
+class CorpusSource:
+    """Base of sources that read a corpus from disk: a subclass names the corpus and yields its utterances.
+
+    Args:
+        corpus: name in keys, shards and reports.
+        samples_per_shard: at most so many per tar.
+    """
+
+    for_tokenizer = True
+
+    def __init__(self, corpus: str, samples_per_shard: int = 256) -> None:
+        if samples_per_shard < 1:
+            raise ValueError(f"{corpus}: samples_per_shard is {samples_per_shard}; it must be at least 1")
+        self.corpus, self.samples_per_shard = corpus, samples_per_shard
+
+    def utterances(self, dropped: Counter[str]) -> Iterator[Utterance]:
+        """All utterances, in an order that depends on the corpus alone; lines that cannot be used are counted in `dropped`.
+
+        Raises:
+            FileNotFoundError: the corpus is not there; the message says where it is published and how it must lie.
+        """
+        raise NotImplementedError
+
+    def list_utterances(self, seed: int, scratch: Path) -> Listing:
+        """The same as a list; `seed` and `scratch` are not used."""
+        dropped: Counter[str] = Counter()
+        return Listing(list(self.utterances(dropped)), dict(dropped))

@@ -12,7 +12,7 @@ import numpy as np
 
 from bcaudio.audio.io import resample
 from bcaudio.data.shards import SAMPLE_RATE
-from data_prep.utterance import Rejected, Timbre
+from data_prep.utterance import Rejected, Timbre, Word
 
 VOICES = {"en": "en-us", "zh": "cmn", "fr": "fr", "es": "es"}
 MARGIN_S = 0.06  # silence kept before and after the speech
@@ -39,15 +39,6 @@ class _Event(ctypes.Structure):
 
 
 _Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word (in Chinese mostly one hanzi) and its time in the clip, in seconds."""
-
-    text: str
-    start_s: float
-    end_s: float
 
 
 @dataclass(frozen=True)
