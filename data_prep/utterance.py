@@ -93,6 +93,19 @@ class CorpusUnavailable(Exception):
     """A corpus cannot be fetched here; the message is the one-line warning."""
 
 
+class MissingExtra(ValueError):
+    """A step needs a package that is not installed: the run stops, since no clip would pass.
+
+    Args:
+        step: the step, whose class is named.
+        package: what is missing.
+        extra: of bcaudio, e.g. `vad`.
+    """
+
+    def __init__(self, step: object, package: str, extra: str) -> None:
+        super().__init__(f"{type(step).__name__} needs {package}; pip install bcaudio[{extra}]")
+
+
 class Rejected(Exception):
     """An utterance goes to quarantine.
 

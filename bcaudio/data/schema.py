@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-LANGUAGES = ("en", "zh", "fr", "es")
-SPLITS = ("train", "test")
+LANGUAGE = re.compile("[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # en, zh, yue, zh-Hant
+SPLITS = ("train", "dev", "test")
 ROLES = ("user", "assistant", "narrator", "right", "wrong")
 TIME_SLACK_S = 1e-3  # times are stored with four digits
 
@@ -49,6 +51,8 @@ class Sample:
         source, licence: where the sample comes from.
         duration_s: length of the clip in seconds, 0.0 for text only.
         span_num_codes: frames of `codes` per span; empty before encoding.
+        words: (text, start_s, end_s) of every word, where the sample was aligned.
+        measures: what data preparation found, by name (`snr_db`, `mos`, ...); JSON values.
         codes: int16 [T, K], all spans joined along time, or None. Not part of the JSON.
 
     Raises:
@@ -69,23 +73,25 @@ class Sample:
     licence: str = ""
     duration_s: float = 0.0
     span_num_codes: tuple[int, ...] = ()
-    codes: np.ndarray | None = dataclasses.field(default=None, compare=False)  # arrays have no single truth
+    words: tuple[tuple[str, float, float], ...] = ()
+    measures: Mapping[str, Any] = field(default_factory=dict)
+    codes: np.ndarray | None = field(default=None, compare=False)  # arrays have no single truth
 
     def __post_init__(self) -> None:
         key = self.key
-        for field in ("key", "corpus", "split", "language", "speaker", "text", "source", "licence"):
-            if not isinstance(getattr(self, field), str):
-                _fail(key, field, getattr(self, field), "it must be a string")
+        for name in ("key", "corpus", "split", "language", "speaker", "text", "source", "licence"):
+            if not isinstance(getattr(self, name), str):
+                _fail(key, name, getattr(self, name), "it must be a string")
         if not key or any(c in key for c in "./\\ ") or not key.isascii() or len(key) > 80:
             _fail(key, "key", key, "use 1 to 80 ASCII characters without dot, slash or space")
-        for field, allowed in (("split", SPLITS), ("language", LANGUAGES)):
-            if getattr(self, field) not in allowed:
-                _fail(key, field, getattr(self, field), f"it must be one of {allowed}")
-        if self.target_language is not None and self.target_language not in LANGUAGES:
-            _fail(key, "target_language", self.target_language, f"it must be one of {LANGUAGES} or null")
-        for field in ("translation", "answer"):
-            if getattr(self, field) is not None and not isinstance(getattr(self, field), str):
-                _fail(key, field, getattr(self, field), "it must be a string or null")
+        if self.split not in SPLITS:
+            _fail(key, "split", self.split, f"it must be one of {SPLITS}")
+        for name in ("language", "target_language"):
+            if getattr(self, name) is not None and not LANGUAGE.fullmatch(getattr(self, name)):
+                _fail(key, name, getattr(self, name), "it must be a language code such as en, zh or yue")
+        for name in ("translation", "answer"):
+            if getattr(self, name) is not None and not isinstance(getattr(self, name), str):
+                _fail(key, name, getattr(self, name), "it must be a string or null")
         if not _is_number(self.duration_s) or self.duration_s < 0:
             _fail(key, "duration_s", self.duration_s, "it must be a number of seconds >= 0")
         self._check_spans()
@@ -100,9 +106,9 @@ class Sample:
                 _fail(self.key, f"spans[{i}].text", span.text, "it must be a string")
             if span.role not in ROLES:
                 _fail(self.key, f"spans[{i}].role", span.role, f"it must be one of {ROLES}")
-            for field in ("start_s", "end_s"):
-                if not _is_number(getattr(span, field)):
-                    _fail(self.key, f"spans[{i}].{field}", getattr(span, field), "it must be a number of seconds")
+            for name in ("start_s", "end_s"):
+                if not _is_number(getattr(span, name)):
+                    _fail(self.key, f"spans[{i}].{name}", getattr(span, name), "it must be a number of seconds")
             if span.start_s < previous_end_s - TIME_SLACK_S:
                 _fail(self.key, f"spans[{i}].start_s", span.start_s, f"spans go in time order; one ends at {previous_end_s}")
             if span.end_s < span.start_s or span.end_s > self.duration_s + TIME_SLACK_S:
@@ -136,8 +142,11 @@ class Sample:
         return self.codes[start : start + self.span_num_codes[i]]
 
     def to_json(self) -> str:
-        """One line of JSON with every field but `codes`."""
+        """One line of JSON with every field but `codes`, and without `words` and `measures` where there are none."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "codes"}
+        for name in ("words", "measures"):
+            if not fields[name]:
+                del fields[name]
         fields["duration_s"] = round(self.duration_s, 4)
         fields["spans"] = [
             {"text": span.text, "start_s": round(span.start_s, 4), "end_s": round(span.end_s, 4), "role": span.role}
@@ -163,10 +172,13 @@ class Sample:
         if not isinstance(spans, list):
             _fail(key, "spans", spans, "it must be a list of objects")
         spans = tuple(_build(Span, key, f"spans[{i}].", item) for i, item in enumerate(spans))
-        counts = fields.get("span_num_codes", [])
+        counts, words = fields.get("span_num_codes", []), fields.get("words", [])
         if not isinstance(counts, list):
             _fail(key, "span_num_codes", counts, "it must be a list of counts")
-        return _build(cls, key, "", {**fields, "spans": spans, "span_num_codes": tuple(counts), "codes": codes})
+        if not isinstance(words, list) or not all(isinstance(word, list) and len(word) == 3 for word in words):
+            _fail(key, "words", words, "it must be a list of [text, start_s, end_s]")
+        lists = {"spans": spans, "span_num_codes": tuple(counts), "words": tuple(tuple(word) for word in words)}
+        return _build(cls, key, "", {**fields, **lists, "codes": codes})
 
 
 def _is_number(value: Any) -> bool:
@@ -180,7 +192,7 @@ def _build(cls: type, key: Any, where: str, fields: Any) -> Any:
     for name in fields:
         if name not in known:
             _fail(key, where + name, fields[name], f"the field is unknown; known are {', '.join(known)}")
-    for name, field in known.items():
-        if name not in fields and field.default is dataclasses.MISSING:
+    for name, entry in known.items():
+        if name not in fields and entry.default is entry.default_factory is dataclasses.MISSING:
             _fail(key, where + name, None, "the field is missing")
     return cls(**fields)

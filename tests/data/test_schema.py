@@ -41,8 +41,9 @@ def test_span_codes_cuts_the_joined_codes_by_counts() -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"language": "de"}, ["'language'", "'de'"]),
-        ({"split": "dev"}, ["'split'", "'dev'"]),
+        ({"language": "English"}, ["'language'", "'English'"]),
+        ({"split": "valid"}, ["'split'", "'valid'"]),
+        ({"words": [["a", 0.0]]}, ["'words'", "[['a', 0.0]]"]),
         ({"duration_s": -1}, ["'duration_s'", "-1"]),
         ({"duration_s": float("nan")}, ["'duration_s'", "nan"]),
         ({"spans": []}, ["'spans'"]),

@@ -12,7 +12,7 @@ name: tiny
 seed: 0
 out: OUT
 job:
-  _target_: data_prep.make_shards.MakeShards
+  _target_: data_prep.pipeline.Pipeline
   workers: 1
   corpora:
     - {_target_: data_prep.sources.micro_world.MicroWorld, corpus: text_numbers, train: 3, test: 1}

@@ -1,0 +1,118 @@
+"""Where tasks run: a pool of processes on this machine, or a Ray cluster. Both give the same results; only the order differs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+ENGINES = ("local", "ray")
+MAX_TRIES = 4  # of a task whose worker died; more means that the task itself kills it
+
+
+class WorkerLost(RuntimeError):
+    """A task's worker died again and again."""
+
+
+def run_tasks(function: Callable[[T], R], tasks: Sequence[T], engine: str = "local", workers: int = 2) -> Iterator[tuple[T, R]]:
+    """Call `function` for every task and give (task, result) as they come.
+
+    A worker that dies (out of memory, kill -9) is replaced and its task tried again; an exception of the function is raised here.
+
+    Args:
+        function: importable by its name; called again for the same task after a crash, so it must leave whole results or none.
+        tasks: picklable.
+        engine: "local", or "ray" (the cluster of RAY_ADDRESS, else one is started on this machine).
+        workers: processes, or CPUs of a Ray that is started here.
+
+    Raises:
+        WorkerLost: a task lost its worker MAX_TRIES times.
+        ValueError: an unknown engine, or Ray is not installed.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}")
+    if engine == "ray":
+        return _on_ray(function, tasks, workers)
+    if workers == 1 or len(tasks) < 2:
+        return ((task, function(task)) for task in tasks)
+    return _in_processes(function, tasks, workers)
+
+
+def _in_processes(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[tuple[T, R]]:
+    context = multiprocessing.get_context("spawn")
+    waiting, tries = list(range(len(tasks)))[::-1], [0] * len(tasks)
+    while waiting:
+        running: dict[Future[R], int] = {}
+        with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=_end_with_the_driver) as pool:
+            try:
+                while waiting or running:
+                    while waiting and len(running) < 2 * workers:  # few in flight, so that a crash costs few
+                        number = waiting.pop()
+                        running[pool.submit(function, tasks[number])] = number
+                    finished, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in finished:
+                        result = future.result()
+                        yield tasks[running.pop(future)], result
+            except BrokenProcessPool:
+                for number in sorted(running.values(), reverse=True):
+                    tries[number] += 1
+                    if tries[number] == MAX_TRIES:
+                        raise WorkerLost(
+                            f"{tasks[number]}: its worker died {MAX_TRIES} times; look for a lack of memory, "
+                            "and lower workers or samples_per_shard"
+                        ) from None
+                    waiting.append(number)
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def _end_with_the_driver() -> None:
+    """A worker whose driver was killed must not go on alone."""
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _on_ray(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[tuple[T, R]]:
+    try:
+        import ray
+    except ImportError as error:
+        raise ValueError("engine is 'ray', but Ray is not installed; pip install bcaudio[ray]") from error
+    started = not ray.is_initialized()
+    if started:
+        address = os.environ.get("RAY_ADDRESS")
+        options = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
+        ray.init(log_to_driver=False, **options)
+    try:
+        remote = ray.remote(num_cpus=1, max_retries=MAX_TRIES - 1)(function)
+        waiting = list(tasks)[::-1]
+        running = {}
+        limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        while waiting or running:
+            while waiting and len(running) < limit:
+                task = waiting.pop()
+                running[remote.remote(task)] = task
+            for reference in ray.wait(list(running), num_returns=1)[0]:
+                task = running.pop(reference)
+                try:
+                    yield task, ray.get(reference)
+                except ray.exceptions.WorkerCrashedError as error:
+                    raise WorkerLost(f"{task}: its worker died {MAX_TRIES} times; look for a lack of memory") from error
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from None
+    finally:
+        if started:
+            ray.shutdown()

@@ -1,0 +1,324 @@
+"""Sources -> steps -> shards: plans the work, runs it on an engine, accounts for every second.
+
+One task makes one shard: it opens the utterances of one chunk of the plan, passes the clips through the steps and writes the
+shard, then its done-record. A task whose record and shard are there and fit is never run again, so a broken run goes on where it
+was. Where a step must see all clips (`Survey`), the pipeline is cut into phases: the shards before it are kept in `phase-N/`, the
+survey judges once over all of them, and the next phase reads those shards with its verdicts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol
+
+from bcaudio.data.shards import FORMAT, SAMPLE_RATE, shard_path
+from bcaudio.recipe.record import write_atomic
+from bcaudio.text.normalize import units
+from data_prep.engine import ENGINES, run_tasks
+from data_prep.task import Task, finished, make_shard, specification
+from data_prep.utterance import CorpusUnavailable, Listing, Source, Step, Survey, Utterance
+
+VERSION = 2  # of what clips sound like; a change makes every shard anew
+FINGERPRINT = {"format": FORMAT, "sample_rate": SAMPLE_RATE}
+
+
+class Reporter(Protocol):
+    """What a job tells its progress to (`bcaudio.recipe.record.Progress`)."""
+
+    total: int
+
+    def step(self, n: int, **numbers: Any) -> None:
+        """`n` tasks are done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The utterances of one shard to be: their file in `plan/`, its hash, and the name of the shard."""
+
+    name: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Steps between two surveys: `before` gave the verdicts that are applied first, `after` looks at what comes out."""
+
+    steps: tuple[Step, ...]
+    before: Survey | None = None
+    after: Survey | None = None
+
+
+class Pipeline:
+    """The job of a data recipe.
+
+    Args:
+        corpora: sources (`data_prep.utterance.Source`).
+        steps: steps and surveys, in order.
+        engine: "local" or "ray"; the bytes of the shards depend neither on it nor on `workers`.
+        workers: processes.
+        max_duration_s: longer clips are dropped when they are opened.
+
+    Raises:
+        ValueError: no corpus, the same corpus twice, no worker, or an unknown engine.
+    """
+
+    def __init__(
+        self,
+        corpora: list[Source],
+        steps: Sequence[Step | Survey] = (),
+        engine: str = "local",
+        workers: int = 2,
+        max_duration_s: float = 300.0,
+    ) -> None:
+        if not corpora:
+            raise ValueError("Pipeline: corpora is empty; name at least one source")
+        if workers < 1:
+            raise ValueError(f"Pipeline: workers is {workers}; it must be at least 1")
+        if engine not in ENGINES:
+            raise ValueError(f"Pipeline: engine is {engine!r}; choose one of {', '.join(ENGINES)}")
+        name, count = Counter(source.corpus for source in corpora).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"Pipeline: corpus {name!r} is listed twice; name each corpus once")
+        self.corpora, self.phases = corpora, phases_of(steps)
+        self.engine, self.workers, self.max_duration_s = engine, workers, max_duration_s
+
+    def run(self, out: Path, seed: int, progress: Reporter | None = None) -> dict[str, Any]:
+        """Write `out/shards/*.tar` with indices, `out/text.txt` (training texts), `out/units.json` (their words and hanzi),
+        `out/drops.jsonl` (everything left out, with step and reason) and `out/fingerprint.json`.
+
+        Returns:
+            Counts for the record: shards made and kept, samples and hours per corpus and split, seconds in, out and dropped per
+            step and reason, corpora left out and why.
+        """
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="bcaudio-") as scratch:
+            chunks, listed = plan(self.corpora, seed, out, Path(scratch))
+            if progress is not None:
+                progress.total = len(chunks) * len(self.phases)
+            records: list[list[dict[str, Any]]] = []
+            made = 0
+            for number in range(len(self.phases)):
+                tasks = self._tasks(number, chunks, records, out, Path(scratch))
+                made += self._run(tasks, records, progress)
+        write_atomic(out / "fingerprint.json", json.dumps(FINGERPRINT, indent=1) + "\n")
+        drops = list(chain.from_iterable(record["drops"] for phase in records for record in phase))
+        write_atomic(out / "drops.jsonl", "".join(json.dumps(drop, ensure_ascii=False) + "\n" for drop in drops))
+        total = len(chunks) * len(self.phases)
+        return {"shards_made": made, "shards_kept": total - made, **totals(records, drops), **listed}
+
+    def _tasks(
+        self, number: int, chunks: Sequence[Chunk], records: Sequence[Sequence[Mapping[str, Any]]], out: Path, scratch: Path
+    ) -> list[Task]:
+        phase, last = self.phases[number], number == len(self.phases) - 1
+        folder = out if last else out / f"phase-{number}"
+        verdicts = self._judge(number, chunks, out) if phase.before else {}
+        tasks = []
+        for position, chunk in enumerate(chunks):
+            source = chunk.path if number == 0 else out / f"phase-{number - 1}" / "shards" / f"{chunk.name}.tar"
+            content = [
+                VERSION,
+                FINGERPRINT,
+                self.max_duration_s if number == 0 else None,
+                chunk.sha256 if number == 0 else records[number - 1][position]["sha256"],
+                [specification(step) for step in phase.steps],
+                specification(phase.before) if phase.before else None,
+                verdicts.get(chunk.name),
+                specification(phase.after) if phase.after else None,
+            ]
+            tasks.append(
+                Task(
+                    tar=folder / "shards" / f"{chunk.name}.tar",
+                    done=folder / "done" / f"{chunk.name}.json",
+                    inputs_sha256=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(),
+                    source=source,
+                    scratch=scratch,
+                    max_duration_s=self.max_duration_s,
+                    fingerprint=FINGERPRINT,
+                    steps=phase.steps,
+                    before=phase.before,
+                    verdicts=verdicts.get(chunk.name) or {},
+                    after=phase.after,
+                )
+            )
+        return tasks
+
+    def _judge(self, number: int, chunks: Sequence[Chunk], out: Path) -> dict[str, dict[str, Any]]:
+        """Verdicts of the survey before a phase, by shard and key."""
+        survey = self.phases[number].before
+        assert survey is not None
+        looks = {chunk.name: out / f"phase-{number - 1}" / "done" / f"{chunk.name}.looks.jsonl" for chunk in chunks}
+
+        def seen() -> Iterator[tuple[str, Any]]:
+            for path in looks.values():
+                with open(path, encoding="utf-8") as lines:
+                    yield from (tuple(json.loads(line)) for line in lines)
+
+        verdicts = survey.judge(seen())
+        found: dict[str, dict[str, Any]] = {}
+        for name, path in looks.items():
+            with open(path, encoding="utf-8") as lines:
+                keys = [json.loads(line)[0] for line in lines]
+            if chosen := {key: verdicts[key] for key in keys if key in verdicts}:
+                found[name] = chosen
+        return found
+
+    def _run(self, tasks: list[Task], records: list[list[dict[str, Any]]], progress: Reporter | None) -> int:
+        """Run what is not done, append the records of all tasks in their order; the number of shards made now."""
+        known = {task.tar: record for task in tasks if (record := finished(task))}
+        todo = [task for task in tasks if task.tar not in known]
+        before = sum(len(phase) for phase in records)
+        for task, record in run_tasks(make_shard, todo, self.engine, self.workers):
+            known[task.tar] = record
+            if progress is not None:
+                progress.step(before + len(known), shard=task.tar.stem)
+        if progress is not None:
+            progress.step(before + len(known))
+        records.append([known[task.tar] for task in tasks])
+        return len(todo)
+
+
+def phases_of(steps: Sequence[Step | Survey]) -> tuple[Phase, ...]:
+    """The steps cut at their surveys; there is always one phase."""
+    phases, current, before = [], [], None
+    for step in steps:
+        if hasattr(step, "judge"):
+            phases.append(Phase(tuple(current), before, step))
+            current, before = [], step
+        else:
+            current.append(step)
+    return (*phases, Phase(tuple(current), before))
+
+
+def plan(corpora: Sequence[Source], seed: int, out: Path, scratch: Path) -> tuple[list[Chunk], dict[str, Any]]:
+    """List all corpora into `out/plan/`, a file per shard; one utterance is in memory at a time where the source streams.
+
+    Returns:
+        The chunks in their order, and what the record says of the listing: `dropped` per corpus, `left_out`, `num_texts`.
+    """
+    folder = out / "plan"
+    folder.mkdir(exist_ok=True)
+    chunks: list[Chunk] = []
+    dropped: dict[str, dict[str, int]] = {}
+    left_out: dict[str, str] = {}
+    words: set[str] = set()
+    num_texts = 0
+    with open(out / "text.txt.tmp", "w", encoding="utf-8") as texts:
+        for source in corpora:
+            counts: Counter[str] = Counter()
+            writers: dict[str, ChunkWriter] = {}
+            try:
+                for utterance in _utterances(source, seed, scratch, counts):
+                    writer = writers.setdefault(utterance.split, ChunkWriter(folder, source, utterance.split))
+                    writer.add(utterance)
+                    if source.for_tokenizer and utterance.split == "train":
+                        for text in filter(None, (utterance.text, utterance.translation, utterance.answer)):
+                            texts.write(text + "\n")
+                            words.update(units(text, "zh"))
+                            num_texts += 1
+            except CorpusUnavailable as reason:
+                left_out[source.corpus] = str(reason)
+                print(f"WARNING: {reason}", file=sys.stderr)
+                continue
+            chunks.extend(chain.from_iterable(writers[split].close() for split in sorted(writers, reverse=True)))
+            if counts:
+                dropped[source.corpus] = dict(counts)
+    (out / "text.txt.tmp").replace(out / "text.txt")
+    write_atomic(out / "units.json", json.dumps(sorted(words), ensure_ascii=False))
+    return chunks, {"dropped_when_listed": dropped, "left_out": left_out, "num_texts": num_texts}
+
+
+def _utterances(source: Source, seed: int, scratch: Path, counts: Counter[str]) -> Iterator[Utterance]:
+    if hasattr(source, "utterances"):
+        yield from source.utterances(counts)
+        return
+    listing: Listing = source.list_utterances(seed, scratch)
+    counts.update(listing.dropped)
+    yield from listing.utterances
+
+
+class ChunkWriter:
+    """Utterances of one corpus and split -> chunks of `samples_per_shard`, a line of JSON each, without what is default."""
+
+    def __init__(self, folder: Path, source: Source, split: str) -> None:
+        self.folder, self.name, self.size = folder, f"{source.corpus}-{split}", source.samples_per_shard
+        self.lines: list[str] = []
+        self.chunks: list[Chunk] = []
+
+    def add(self, utterance: Utterance) -> None:
+        """Append one utterance."""
+        self.lines.append(to_line(utterance))
+        if len(self.lines) == self.size:
+            self._write()
+
+    def close(self) -> list[Chunk]:
+        """Write the last chunk and give all of them."""
+        if self.lines:
+            self._write()
+        return self.chunks
+
+    def _write(self) -> None:
+        name = shard_path("", self.name, len(self.chunks)).stem
+        text = "".join(self.lines)
+        path = self.folder / f"{name}.jsonl"
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        write_atomic(path, text)
+        self.chunks.append(Chunk(name, path, digest))
+        self.lines = []
+
+
+_DEFAULTS = {f.name: f.default for f in dataclasses.fields(Utterance)}
+
+
+def to_line(utterance: Utterance) -> str:
+    """One line of JSON; `data_prep.task.from_line` reads it."""
+    fields = {name: value for name, value in vars(utterance).items() if name != "parts" and value != _DEFAULTS[name]}
+    parts = [
+        [part.text, part.role, *([] if part.timbre is None else [list(vars(part.timbre).values())])] for part in utterance.parts
+    ]
+    return json.dumps({**fields, "parts": parts}, ensure_ascii=False) + "\n"
+
+
+def totals(records: Sequence[Sequence[Mapping[str, Any]]], drops: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Samples and hours at the end by corpus and split, clips and hours into every step, and drops by step and reason."""
+    samples: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    for record in records[-1]:
+        name = record["shard"].rpartition("-")[0]
+        samples[name] += record["num_samples"]
+        seconds[name] += record["duration_s"]
+    into: dict[str, list[float]] = {}
+    for number, phase in enumerate(records):
+        for record in phase:
+            for name, (clips, duration_s) in record["into"].items():
+                total = into.setdefault(f"{number}/{name}", [0, 0.0])
+                total[0] += clips
+                total[1] += duration_s
+    dropped: dict[str, dict[str, list[float]]] = {}
+    for drop in drops:
+        total = dropped.setdefault(drop["step"], {}).setdefault(drop["reason"], [0, 0.0])
+        total[0] += 1
+        total[1] += drop["duration_s"]
+
+    def hours(entry: Sequence[float]) -> dict[str, float]:
+        return {"clips": entry[0], "hours": round(entry[1] / 3600, 4)}
+
+    return {
+        "num_samples": dict(samples),
+        "hours": {name: round(value / 3600, 4) for name, value in seconds.items()},
+        "total_hours": round(sum(seconds.values()) / 3600, 3),
+        "into_step": {name: hours(entry) for name, entry in into.items()},
+        "dropped": {
+            step: {reason: hours(e) for reason, e in sorted(reasons.items())} for step, reasons in sorted(dropped.items())
+        },
+    }
