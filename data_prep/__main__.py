@@ -13,12 +13,13 @@ from bcaudio.recipe.check import check_recipe
 from bcaudio.recipe.errors import exit_code
 from bcaudio.recipe.load import load_recipe
 from bcaudio.recipe.record import Progress, stage_record
+from data_prep.engine import Engine
 
-DATA_KEYS = frozenset({"extends", "name", "paper", "seed", "threads", "takes", "out", "job"})
+DATA_KEYS = frozenset({"extends", "name", "paper", "seed", "threads", "engine", "workers", "takes", "out", "job"})
 
 
 def run(path: str | Path, overrides: Sequence[str] = ()) -> Path:
-    """Check the recipe, build `job` and call `job.run(out, seed, progress)`; what it returns goes into `out/stage.json`.
+    """Check the recipe, build `job` and call `job.run(out, seed, progress, engine)`; what it returns goes into `out/stage.json`.
 
     Returns:
         The folder `out`.
@@ -35,8 +36,9 @@ def run(path: str | Path, overrides: Sequence[str] = ()) -> Path:
     out = Path(recipe["out"])
     takes = {name: Path(folder) for name, folder in (recipe.get("takes") or {}).items()}
     job = build(recipe["job"], "job")
+    engine = Engine(recipe.get("engine", "local"), recipe.get("workers", 1))
     with stage_record(out, recipe, takes) as record:
-        record.add(**job.run(out, recipe["seed"], Progress(out, total=1)))
+        record.add(**job.run(out, recipe["seed"], Progress(out, total=1), engine))
     return out
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from bcaudio.data.index import ShardIndex
 from bcaudio.data.schema import Sample
 from bcaudio.data.shards import rewrite_with_codes, verify_shard
 from bcaudio.recipe.record import Progress
+from data_prep.engine import IN_THIS_PROCESS, Engine
 
 SAMPLE_RATE = 16000
 MARGIN_S = 0.06  # kept around a span of several, as clips have around their speech
@@ -30,61 +33,82 @@ class EncodeCodes:
     def __init__(self, shards: str, tokenizer: str, batch_s: float = 60.0) -> None:
         self.shards, self.tokenizer_folder, self.batch_s = Path(shards), tokenizer, batch_s
 
-    @torch.no_grad()
-    def run(self, out: Path, seed: int, progress: Progress) -> dict[str, Any]:
+    def run(self, out: Path, seed: int, progress: Progress | None = None, engine: Engine = IN_THIS_PROCESS) -> dict[str, Any]:
         """Write `<out>/shards/*.tar` with codes. Returns counts of samples, frames and shards.
 
         Raises:
             FileNotFoundError: no shard with audio in the folder.
         """
-        indices = [index for tar in sorted(self.shards.glob("*.tar")) if (index := ShardIndex([tar])).durations_s.sum() > 0]
-        if not indices:
+        tars = [tar for tar in sorted(self.shards.glob("*.tar")) if ShardIndex([tar]).durations_s.sum() > 0]
+        if not tars:
             raise FileNotFoundError(f"{self.shards}: no shard with audio; run the prepare stage first")
-        tokenizer = load_model(self.tokenizer_folder)
         fingerprint = read_fingerprint(self.tokenizer_folder)
-        counts = {"num_shards": 0, "num_kept_shards": 0, "num_samples": 0, "num_frames": 0, "num_skipped_spans": 0}
+        tasks = [EncodeTask(tar, out / "shards" / tar.name, self.tokenizer_folder, self.batch_s) for tar in tars]
+        todo = [task for task in tasks if not _done(task, fingerprint)]
+        counts = {"num_shards": len(tasks), "num_kept_shards": len(tasks) - len(todo), "num_samples": 0}
+        counts |= {"num_frames": 0, "num_skipped_spans": 0}
         (out / "shards").mkdir(parents=True, exist_ok=True)
-        progress.total = len(indices)
-        for number, index in enumerate(indices):
-            target = out / "shards" / index.tars[0].name
-            if self._done(target, index, fingerprint):
-                counts["num_kept_shards"] += 1
-            else:
-                codes = self._encode(tokenizer, index)
-                rewrite_with_codes(index.tars[0], target.parent, codes, fingerprint)
-                counts["num_frames"] += sum(len(rows) for rows, _ in codes.values())
-                counts["num_skipped_spans"] += sum(num == 0 for _, nums in codes.values() for num in nums)
-            counts["num_shards"] += 1
-            counts["num_samples"] += len(index)
-            progress.step(number + 1, samples=counts["num_samples"])
+        if progress is not None:
+            progress.total = len(tasks)
+        for number, (_, found) in enumerate(engine.map(encode_shard, todo), start=counts["num_kept_shards"] + 1):
+            counts["num_frames"] += found["num_frames"]
+            counts["num_skipped_spans"] += found["num_skipped_spans"]
+            if progress is not None:
+                progress.step(number)
+        if progress is not None:
+            progress.step(len(tasks))
+        counts["num_samples"] = sum(len(ShardIndex([task.target])) for task in tasks)
         return counts
 
-    def _done(self, target: Path, index: ShardIndex, fingerprint: dict[str, Any]) -> bool:
-        if not target.exists() or verify_shard(target):
-            return False
-        made = ShardIndex([target])
-        return len(made) == len(index) and made.fingerprint == fingerprint
 
-    def _encode(self, tokenizer: torch.nn.Module, index: ShardIndex) -> dict[str, tuple[np.ndarray, list[int]]]:
-        pieces = []
-        for i in range(len(index)):
-            sample, waveform = index.sample(i), index.waveform(i, SAMPLE_RATE)
-            for span, (start_s, end_s) in enumerate(span_bounds(sample)):
-                pieces.append((sample.key, span, waveform[round(start_s * SAMPLE_RATE) : round(end_s * SAMPLE_RATE)]))
-        found: dict[tuple[str, int], np.ndarray] = {}
-        pieces.sort(key=lambda piece: len(piece[2]))
-        while pieces:
-            longest = len(pieces[-1][2])
-            count = max(1, int(self.batch_s * SAMPLE_RATE / max(longest, 1)))
-            batch, pieces = pieces[-count:], pieces[:-count]
-            for (key, span, _), rows in zip(batch, encode_clips(tokenizer, [clip for _, _, clip in batch]), strict=True):
-                found[key, span] = rows
-        encoded = {}
-        for i in range(len(index)):
-            sample = index.sample(i)
-            rows = [found[sample.key, span] for span in range(len(sample.spans))]
-            encoded[sample.key] = (np.concatenate(rows).astype(np.int16), [len(row) for row in rows])
-        return encoded
+@dataclass(frozen=True)
+class EncodeTask:
+    """One shard to encode, from `tar` to `target`."""
+
+    tar: Path
+    target: Path
+    tokenizer: str
+    batch_s: float
+
+
+@functools.lru_cache(maxsize=1)
+def _tokenizer(folder: str) -> torch.nn.Module:
+    """Loaded once per process; a task of another tokenizer replaces it."""
+    return load_model(folder)
+
+
+@torch.no_grad()
+def encode_shard(task: EncodeTask) -> dict[str, int]:
+    """Encode the spans of one shard, longest first in batches of `batch_s` seconds, and write it with its codes."""
+    tokenizer, index = _tokenizer(task.tokenizer), ShardIndex([task.tar])
+    pieces = []
+    for i in range(len(index)):
+        sample, waveform = index.sample(i), index.waveform(i, SAMPLE_RATE)
+        for span, (start_s, end_s) in enumerate(span_bounds(sample)):
+            pieces.append((sample.key, span, waveform[round(start_s * SAMPLE_RATE) : round(end_s * SAMPLE_RATE)]))
+    found: dict[tuple[str, int], np.ndarray] = {}
+    pieces.sort(key=lambda piece: len(piece[2]))
+    while pieces:
+        longest = len(pieces[-1][2])
+        count = max(1, int(task.batch_s * SAMPLE_RATE / max(longest, 1)))
+        batch, pieces = pieces[-count:], pieces[:-count]
+        for (key, span, _), rows in zip(batch, encode_clips(tokenizer, [clip for _, _, clip in batch]), strict=True):
+            found[key, span] = rows
+    codes = {}
+    for i in range(len(index)):
+        sample = index.sample(i)
+        rows = [found[sample.key, span] for span in range(len(sample.spans))]
+        codes[sample.key] = (np.concatenate(rows).astype(np.int16), [len(row) for row in rows])
+    rewrite_with_codes(task.tar, task.target.parent, codes, read_fingerprint(task.tokenizer))
+    lengths = [num for _, nums in codes.values() for num in nums]
+    return {"num_frames": sum(lengths), "num_skipped_spans": lengths.count(0)}
+
+
+def _done(task: EncodeTask, fingerprint: dict[str, Any]) -> bool:
+    if not task.target.exists() or verify_shard(task.target):
+        return False
+    made = ShardIndex([task.target])
+    return len(made) == len(ShardIndex([task.tar])) and made.fingerprint == fingerprint
 
 
 def span_bounds(sample: Sample) -> list[tuple[float, float]]:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -21,28 +22,48 @@ class WorkerLost(RuntimeError):
     """A task's worker died again and again."""
 
 
-def run_tasks(function: Callable[[T], R], tasks: Sequence[T], engine: str = "local", workers: int = 2) -> Iterator[tuple[T, R]]:
-    """Call `function` for every task and give (task, result) as they come.
-
-    A worker that dies (out of memory, kill -9) is replaced and its task tried again; an exception of the function is raised here.
+@dataclass(frozen=True)
+class Engine:
+    """How tasks are run; what they make does not depend on it.
 
     Args:
-        function: importable by its name; called again for the same task after a crash, so it must leave whole results or none.
-        tasks: picklable.
-        engine: "local", or "ray" (the cluster of RAY_ADDRESS, else one is started on this machine).
+        kind: "local", or "ray" (the cluster of RAY_ADDRESS, else one is started on this machine).
         workers: processes, or CPUs of a Ray that is started here.
 
     Raises:
-        WorkerLost: a task lost its worker MAX_TRIES times.
-        ValueError: an unknown engine, or Ray is not installed.
+        ValueError: an unknown kind, or no worker.
     """
-    if engine not in ENGINES:
-        raise ValueError(f"engine is {engine!r}; choose one of {', '.join(ENGINES)}")
-    if engine == "ray":
-        return _on_ray(function, tasks, workers)
-    if workers == 1 or len(tasks) < 2:
-        return ((task, function(task)) for task in tasks)
-    return _in_processes(function, tasks, workers)
+
+    kind: str = "local"
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if self.kind not in ENGINES:
+            raise ValueError(f"engine is {self.kind!r}; choose one of {', '.join(ENGINES)}")
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}; it must be at least 1")
+
+    def map(self, function: Callable[[T], R], tasks: Sequence[T]) -> Iterator[tuple[T, R]]:
+        """Call `function` for every task and give (task, result) as they come.
+
+        A worker that dies (out of memory, kill -9) is replaced and its task tried again; an exception of the function is raised.
+
+        Args:
+            function: importable by its name; called again for a task after a crash, so it must leave whole results or none.
+            tasks: picklable.
+
+        Raises:
+            WorkerLost: a task lost its worker MAX_TRIES times.
+            ValueError: Ray is not installed.
+        """
+        if self.kind == "ray":
+            return _on_ray(function, tasks, self.workers)
+        if self.workers == 1 or len(tasks) < 2:
+            return ((task, function(task)) for task in tasks)
+        return _in_processes(function, tasks, self.workers)
+
+
+IN_THIS_PROCESS = Engine(workers=1)
 
 
 def _in_processes(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[tuple[T, R]]:

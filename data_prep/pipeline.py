@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from bcaudio.data.shards import FORMAT, SAMPLE_RATE, shard_path
 from bcaudio.recipe.record import write_atomic
 from bcaudio.text.normalize import units
-from data_prep.engine import ENGINES, run_tasks
+from data_prep.engine import IN_THIS_PROCESS, Engine
 from data_prep.task import Task, finished, make_shard, specification
 from data_prep.utterance import CorpusUnavailable, Listing, Source, Step, Survey, Utterance
 
@@ -65,37 +65,25 @@ class Pipeline:
     Args:
         corpora: sources (`data_prep.utterance.Source`).
         steps: steps and surveys, in order.
-        engine: "local" or "ray"; the bytes of the shards depend neither on it nor on `workers`.
-        workers: processes.
         max_duration_s: longer clips are dropped when they are opened.
 
     Raises:
-        ValueError: no corpus, the same corpus twice, no worker, or an unknown engine.
+        ValueError: no corpus, or the same corpus twice.
     """
 
-    def __init__(
-        self,
-        corpora: list[Source],
-        steps: Sequence[Step | Survey] = (),
-        engine: str = "local",
-        workers: int = 2,
-        max_duration_s: float = 300.0,
-    ) -> None:
+    def __init__(self, corpora: list[Source], steps: Sequence[Step | Survey] = (), max_duration_s: float = 300.0) -> None:
         if not corpora:
             raise ValueError("Pipeline: corpora is empty; name at least one source")
-        if workers < 1:
-            raise ValueError(f"Pipeline: workers is {workers}; it must be at least 1")
-        if engine not in ENGINES:
-            raise ValueError(f"Pipeline: engine is {engine!r}; choose one of {', '.join(ENGINES)}")
         name, count = Counter(source.corpus for source in corpora).most_common(1)[0]
         if count > 1:
             raise ValueError(f"Pipeline: corpus {name!r} is listed twice; name each corpus once")
         self.corpora, self.phases = corpora, phases_of(steps)
-        self.engine, self.workers, self.max_duration_s = engine, workers, max_duration_s
+        self.max_duration_s = max_duration_s
 
-    def run(self, out: Path, seed: int, progress: Reporter | None = None) -> dict[str, Any]:
+    def run(self, out: Path, seed: int, progress: Reporter | None = None, engine: Engine = IN_THIS_PROCESS) -> dict[str, Any]:
         """Write `out/shards/*.tar` with indices, `out/text.txt` (training texts), `out/units.json` (their words and hanzi),
-        `out/drops.jsonl` (everything left out, with step and reason) and `out/fingerprint.json`.
+        `out/drops.jsonl` (everything left out, with step and reason) and `out/fingerprint.json`. No byte of it depends on the
+        engine.
 
         Returns:
             Counts for the record: shards made and kept, samples and hours per corpus and split, seconds in, out and dropped per
@@ -110,7 +98,7 @@ class Pipeline:
             made = 0
             for number in range(len(self.phases)):
                 tasks = self._tasks(number, chunks, records, out, Path(scratch))
-                made += self._run(tasks, records, progress)
+                made += self._run(tasks, records, progress, engine)
         write_atomic(out / "fingerprint.json", json.dumps(FINGERPRINT, indent=1) + "\n")
         drops = list(chain.from_iterable(record["drops"] for phase in records for record in phase))
         write_atomic(out / "drops.jsonl", "".join(json.dumps(drop, ensure_ascii=False) + "\n" for drop in drops))
@@ -173,12 +161,12 @@ class Pipeline:
                 found[name] = chosen
         return found
 
-    def _run(self, tasks: list[Task], records: list[list[dict[str, Any]]], progress: Reporter | None) -> int:
+    def _run(self, tasks: list[Task], records: list[list[dict[str, Any]]], progress: Reporter | None, engine: Engine) -> int:
         """Run what is not done, append the records of all tasks in their order; the number of shards made now."""
         known = {task.tar: record for task in tasks if (record := finished(task))}
         todo = [task for task in tasks if task.tar not in known]
         before = sum(len(phase) for phase in records)
-        for task, record in run_tasks(make_shard, todo, self.engine, self.workers):
+        for task, record in engine.map(make_shard, todo):
             known[task.tar] = record
             if progress is not None:
                 progress.step(before + len(known), shard=task.tar.stem)

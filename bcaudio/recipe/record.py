@@ -24,8 +24,8 @@ from bcaudio.recipe.load import dump_recipe
 
 # A change of one of these makes a finished stage stale.
 KEY_PACKAGES = ("bcaudio", "torch", "transformers", "lightning")
-# Where a stage stands and what it is called does not change what it computes.
-NOT_IN_KEY = frozenset({"out", "takes", "name", "paper", "threads"})
+# Where a stage stands, what it is called and what runs it does not change what it computes.
+NOT_IN_KEY = frozenset({"out", "takes", "name", "paper", "threads", "engine", "workers"})
 
 
 def write_atomic(path: Path, text: str) -> None:

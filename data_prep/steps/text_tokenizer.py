@@ -8,6 +8,7 @@ from typing import Any
 from bcaudio.data.tasks import PROMPTS
 from bcaudio.recipe.record import Progress
 from bcaudio.text.tokenizer import TextTokenizer, train_tokenizer
+from data_prep.engine import Engine
 
 
 class TrainTextTokenizer:
@@ -21,7 +22,12 @@ class TrainTextTokenizer:
     def __init__(self, text: str, vocab_size: int) -> None:
         self.text, self.vocab_size = Path(text), vocab_size
 
-    def run(self, out: Path, seed: int, progress: Progress) -> dict[str, Any]:
+    def run(self, out: Path, seed: int, progress: Progress, engine: Engine | None = None) -> dict[str, Any]:
+        """Train and save; one task, which needs no engine.
+
+        Raises:
+            FileNotFoundError: no such text.
+        """
         if not self.text.is_file():
             raise FileNotFoundError(f"{self.text}: no training text for the tokenizer; run the prepare stage first")
         lines = self.text.read_text(encoding="utf-8").splitlines()

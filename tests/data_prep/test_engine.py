@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.engine import MAX_TRIES, WorkerLost, run_tasks
+from data_prep.engine import MAX_TRIES, Engine, WorkerLost
 
 
 def square(number: int) -> int:
@@ -34,27 +34,29 @@ def fail(task: int) -> int:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_task_is_run_once_and_comes_with_its_result(workers: int) -> None:
-    assert sorted(run_tasks(square, range(7), workers=workers)) == [(n, n * n) for n in range(7)]
+    assert sorted(Engine(workers=workers).map(square, range(7))) == [(n, n * n) for n in range(7)]
 
 
 def test_a_killed_worker_is_replaced_and_its_task_done_again(tmp_path: Path) -> None:
     tasks = [(tmp_path / "died", number) for number in range(6)]
-    assert sorted(result for _, result in run_tasks(die_once, tasks, workers=2)) == list(range(6))
+    assert sorted(result for _, result in Engine(workers=2).map(die_once, tasks)) == list(range(6))
     assert (tmp_path / "died").exists()
 
 
 def test_a_task_that_kills_every_worker_is_named() -> None:
     with pytest.raises(WorkerLost, match=f"its worker died {MAX_TRIES} times; look for a lack of memory"):
-        list(run_tasks(die, range(2), workers=2))
+        list(Engine(workers=2).map(die, range(2)))
 
 
 def test_an_exception_of_the_task_is_raised_as_it_is() -> None:
     with pytest.raises(ValueError, match="task 0 is bad"):
-        list(run_tasks(fail, range(1), workers=1))
+        list(Engine(workers=1).map(fail, range(1)))
     with pytest.raises(ValueError, match="is bad"):
-        list(run_tasks(fail, range(3), workers=2))
+        list(Engine(workers=2).map(fail, range(3)))
 
 
-def test_an_unknown_engine_is_named() -> None:
+def test_wrong_options_are_named() -> None:
     with pytest.raises(ValueError, match="engine is 'slurm'; choose one of local, ray"):
-        run_tasks(square, [1], engine="slurm")
+        Engine("slurm")
+    with pytest.raises(ValueError, match="workers is 0; it must be at least 1"):
+        Engine(workers=0)

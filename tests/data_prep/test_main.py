@@ -13,7 +13,7 @@ seed: 0
 out: OUT
 job:
   _target_: data_prep.pipeline.Pipeline
-  workers: 1
+  max_duration_s: 9.0
   corpora:
     - {_target_: data_prep.sources.micro_world.MicroWorld, corpus: text_numbers, train: 3, test: 1}
 """
@@ -32,10 +32,10 @@ def test_run_writes_shards_and_the_done_record(tmp_path: Path, capsys: pytest.Ca
 
 def test_mistakes_end_with_two_and_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "tiny.yaml"
-    recipe.write_text(RECIPE.replace("workers", "wrokers"))
+    recipe.write_text(RECIPE.replace("max_duration_s", "max_durations_s"))
     assert main(["run", str(recipe)]) == 2
     error = capsys.readouterr().err
-    assert "job.wrokers" in error
-    assert "workers" in error
+    assert "job.max_durations_s" in error
+    assert "max_duration_s" in error
     assert "Traceback" not in error
     assert main(["run", str(tmp_path / "gone.yaml")]) == 2
