@@ -1,4 +1,4 @@
-"""`python -m data_prep run RECIPE [key=value ...]`: run the job of a data recipe and leave a done-record in its folder."""
+"""`python -m data_prep run RECIPE [key=value ...]`: run the job of a data recipe; `status` and `verify` look at its folder."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bcaudio.data.inspect import verify
 from bcaudio.recipe.build import build
 from bcaudio.recipe.check import check_recipe
 from bcaudio.recipe.errors import exit_code
 from bcaudio.recipe.load import load_recipe
 from bcaudio.recipe.record import Progress, stage_record
 from data_prep.engine import Engine
+from data_prep.status import status
 
 DATA_KEYS = frozenset({"extends", "name", "paper", "seed", "threads", "engine", "workers", "takes", "out", "job"})
 
@@ -46,11 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code (see bcaudio.recipe.errors.exit_code)."""
     parser = argparse.ArgumentParser(prog="python -m data_prep", description="raw audio and text -> shards")
     commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("run", help="run a data recipe")
+    command = commands.add_parser("run", help="run a data recipe, or go on with it")
     command.add_argument("recipe", type=Path)
-    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="engine=ray, workers=8, out=DIR, job.corpora.0.train=5"
+    )
+    command.set_defaults(function=lambda given: print(run(given.recipe, given.overrides)))
+    command = commands.add_parser("status", help="how far a data folder is, and where its hours went")
+    command.add_argument("out", type=Path)
+    command.set_defaults(function=lambda given: status(given.out))
+    command = commands.add_parser("verify", help="check every shard of a data folder completely")
+    command.add_argument("out", type=Path)
+    command.set_defaults(function=lambda given: verify([given.out / "shards" / "*.tar"]))
     given = parser.parse_args(arguments)
-    return exit_code(lambda: print(run(given.recipe, given.overrides)))
+    return exit_code(lambda: given.function(given))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,27 @@ def test_run_writes_shards_and_the_done_record(tmp_path: Path, capsys: pytest.Ca
     assert capsys.readouterr().out.strip() == str(tmp_path / "out")
 
 
+def test_status_and_verify_look_at_the_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe, out = tmp_path / "tiny.yaml", tmp_path / "out"
+    recipe.write_text(RECIPE.replace("OUT", str(out)))
+    assert main(["status", str(out)]) == 2
+    assert "no data recipe has run here" in capsys.readouterr().err
+    assert main(["run", str(recipe)]) == 0
+    assert main(["status", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "done, attempt 1" in printed
+    assert "phase 0: 2 of 2 shards" in printed
+    assert main(["verify", str(out)]) == 0
+    tar = out / "shards" / "text_numbers-train-000000.tar"
+    broken = bytearray(tar.read_bytes())
+    broken[600] ^= 1
+    tar.write_bytes(bytes(broken))
+    assert main(["verify", str(out)]) == 1
+    printed = capsys.readouterr().out.replace("\n", "")
+    assert "text_numbers-train-000000.tar" in printed
+    assert "text_numbers-train-en-000000" in printed
+
+
 def test_mistakes_end_with_two_and_one_line_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "tiny.yaml"
     recipe.write_text(RECIPE.replace("max_duration_s", "max_durations_s"))
