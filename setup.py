@@ -27,6 +27,14 @@ CORE = [
 AV = ["av>=16"]
 SYNTHESIS = ["espeakng-loader>=0.2.4"]  # bundles espeak-ng (GPLv3): only makes sound, hence never in the core
 ASR = ["pocketsphinx>=5.1"]
+BENCH = ["vector-quantize-pytorch>=1.32"]  # a peer that benchmarks/ compares with
+PARQUET = ["pyarrow>=20"]  # recordings in Hugging Face datasets
+REMOTE = ["fsspec>=2025.3", "s3fs>=2025.3"]  # recordings and manifests behind URLs
+VAD = ["silero-vad>=6", "webrtcvad-wheels>=2.0.14"]
+NORMALIZE = ["wetext>=0.1.8"]
+MOS = ["onnxruntime>=1.22", "speechmos>=0.0.1"]
+SPEAKER = ["resemblyzer>=0.1.4"]
+PIPER = ["piper-tts>=1.3"]  # GPLv3: only makes sound
 TEST = ["hypothesis>=6.100", "pytest>=9", "pytest-xdist>=3.8", "ruff>=0.17"]
 
 setup(
@@ -45,6 +53,14 @@ setup(
         "synthesis": SYNTHESIS,
         "asr": ASR,
         "micro": SYNTHESIS + AV + ASR,
+        "bench": BENCH,
+        "parquet": PARQUET,
+        "remote": REMOTE,
+        "vad": VAD,
+        "normalize": NORMALIZE,
+        "mos": MOS,
+        "speaker": SPEAKER,
+        "piper": PIPER,
         "test": TEST,
     },
     entry_points={"console_scripts": ["bcaudio = bcaudio.cli:main"]},

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bcaudio.audio.mel import WhisperLogMel
-from bcaudio.nn.attention import zero_beyond
+from bcaudio.nn.attention import Packing, zero_beyond
 from bcaudio.nn.mel_refiner import MelRefiner
 from bcaudio.nn.resample_conv import CausalUpsample, GatedDownsample
 from bcaudio.nn.residual_vq import ResidualVQ
@@ -77,7 +77,9 @@ class VQBridge(GatedDownsample):
     def features(self, hidden: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder states [B, T', dim] and lengths [B] -> h [B, T, dim * pooling], zero beyond num_codes [B], and num_codes."""
         num_codes = lengths // self.pooling
-        return zero_beyond(self.downsample(hidden), num_codes), num_codes
+        # the clips are joined into one row: nothing is computed on padding
+        row = Packing.of(num_codes * self.pooling).pack(hidden)
+        return Packing.of(num_codes).unpack(self.downsample(row[None])[0], hidden.shape[1] // self.pooling), num_codes
 
     def project(self, quantized: Tensor, num_codes: Tensor) -> Tensor:
         """z [B, T, dim * pooling] -> decoder embeddings [B, T, dim], zero beyond num_codes [B]."""
@@ -232,7 +234,8 @@ class AudioTokenizer(nn.Module):
                 f"{self.frontend.max_audio_s:g} s fit; use encode_long"
             )
         features, num_codes = self.features(waveform, lengths)
-        return zero_beyond(self.quantizer.encode(features), num_codes), num_codes
+        packing = Packing.of(num_codes)
+        return packing.unpack(self.quantizer.encode(packing.pack(features)), features.shape[1]), num_codes
 
     @torch.no_grad()
     def encode_long(self, waveform: Tensor, split_overlap_s: float = 0.0, batch_size: int = 8) -> Tensor:

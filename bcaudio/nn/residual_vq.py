@@ -74,7 +74,8 @@ class Codebook(nn.Module):
 
     def _partial_distances(self, x: Tensor) -> Tensor:
         """[N, K]: squared distances without the |x|^2, which is the same for all entries."""
-        return torch.addmm(self.embed.square().sum(dim=1), x, self.embed.t(), alpha=-2)
+        # vector_norm reads a large codebook once, without a second tensor of its size
+        return torch.addmm(torch.linalg.vector_norm(self.embed, dim=1).square(), x, self.embed.t(), alpha=-2)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Codebook":
         """Follow the model to a device, but stay in float32 when the model is cast."""

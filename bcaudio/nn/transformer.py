@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcaudio.nn.attention import attend
+from bcaudio.nn.attention import Packing, attend, attend_packed
 
 
 class SelfAttention(nn.Module):
@@ -28,11 +28,12 @@ class SelfAttention(nn.Module):
         self.v_proj = nn.Linear(dim, dim)
         self.out_proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, lengths: Tensor | None, causal: bool) -> Tensor:
-        """x [B, T, dim], lengths [B] or None -> [B, T, dim]."""
-        heads = (*x.shape[:2], self.num_heads, -1)
+    def forward(self, x: Tensor, lengths: Tensor | Packing | None, causal: bool) -> Tensor:
+        """x [B, T, dim] with lengths [B] or None, or x [N, dim] with its Packing -> the shape of x."""
+        heads = (*x.shape[:-1], self.num_heads, -1)
         q, k, v = self.q_proj(x).view(heads), self.k_proj(x).view(heads), self.v_proj(x).view(heads)
-        return self.out_proj(attend(q, k, v, lengths, causal).reshape(x.shape))
+        attended = attend_packed(q, k, v, lengths, causal) if isinstance(lengths, Packing) else attend(q, k, v, lengths, causal)
+        return self.out_proj(attended.reshape(x.shape))
 
 
 class TransformerLayer(nn.Module):
@@ -53,8 +54,11 @@ class TransformerLayer(nn.Module):
         self.fc1 = nn.Linear(dim, ffn_dim)
         self.fc2 = nn.Linear(ffn_dim, dim)
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None, causal: bool = False) -> Tensor:
-        """x [B, T, dim], lengths [B] (None: all full) -> [B, T, dim]; rows beyond a length have no meaning."""
+    def forward(self, x: Tensor, lengths: Tensor | Packing | None = None, causal: bool = False) -> Tensor:
+        """x [B, T, dim] with lengths [B] (None: all full), or a packed row x [N, dim] with its Packing -> the shape of x.
+
+        In a padded batch, rows beyond a length have no meaning.
+        """
         x = x + self.self_attn(self.self_attn_layer_norm(x), lengths, causal)
         x = x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
         if x.dtype == torch.float16:

@@ -1,14 +1,19 @@
 """Whisper-style audio encoder (arXiv 2502.17239, section 3.1; specification, section 4)."""
 
+from collections.abc import Iterable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bcaudio.nn.attention import ragged_lengths, zero_beyond
-from bcaudio.nn.transformer import TransformerLayer, add_positions, sinusoidal_positions
+from bcaudio.nn.attention import Packing
+from bcaudio.nn.transformer import TransformerLayer, sinusoidal_positions
 
 
 class WhisperEncoder(nn.Module):
     """Two convolutions, sinusoidal positions, bidirectional transformer layers, final norm.
+
+    The clips of a batch are joined into one row, so that nothing is computed on padding.
 
     Args:
         num_mels: bins of the input.
@@ -54,16 +59,42 @@ class WhisperEncoder(nn.Module):
                 odd length then depends on whether it was padded.
 
         Returns:
-            hidden [B, T, dim], zero beyond the lengths, and lengths [B].
+            hidden [B, T, dim], zero beyond the lengths, T = (F - 1) // stride + 1, and lengths [B].
+
+        Raises:
+            ValueError: the batch is longer than the table of positions.
         """
-        x = F.gelu(self.conv1(mel))
-        if not upstream_batching:
-            x = zero_beyond(x, lengths, dim=2)
-        x = F.gelu(self.conv2(x)).transpose(1, 2)
-        x = add_positions(x, self.positional_embedding, "WhisperEncoder")
-        lengths = self.output_lengths(lengths)
-        ragged = ragged_lengths(lengths, x.shape[1])
+        num_positions = (mel.shape[2] - 1) // self.stride + 1
+        if num_positions > len(self.positional_embedding):
+            raise ValueError(
+                f"WhisperEncoder: {num_positions} frames, but there are positions for {len(self.positional_embedding)}; "
+                "cut the audio into shorter pieces or raise max_positions"
+            )
+        output_lengths = self.output_lengths(lengths)
+        packing = Packing.of(output_lengths, mel.device)
+        x = packing.pack(self._convolve(mel)) if upstream_batching else self._convolve_packed(mel, lengths.tolist(), packing)
+        # added in float32, cast back
+        positions = torch.cat([self.positional_embedding[:length] for length in packing.lengths])
+        x = (x.float() + positions.float()).to(x.dtype)
         for layer in self.layers:
-            x = layer(x, ragged)
-        x = self.layer_norm(x)
-        return (x if ragged is None else zero_beyond(x, lengths)), lengths
+            x = layer(x, packing)
+        return packing.unpack(self.layer_norm(x), num_positions), output_lengths
+
+    def _convolve(self, mel: Tensor) -> Tensor:
+        """mel [B, num_mels, F] -> [B, T, dim], as the published code does it: on the padded batch."""
+        return F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
+
+    def _convolve_packed(self, mel: Tensor, lengths: list[int], packing: Packing) -> Tensor:
+        """mel [B, num_mels, F], frames per clip -> [N, dim]: the clips in one row, apart by zeros that no kernel spans."""
+        gap = self.kernel_size // 2
+        slots = [-(-(length + gap) // self.stride) * self.stride for length in lengths]
+        x = F.gelu(self.conv1(_spaced(mel, lengths, slots)))
+        # the first convolution writes into the gaps, where a clip alone would have the padding of the second
+        x = F.gelu(self.conv2(_spaced(x.split(slots, dim=1), lengths, slots))).transpose(0, 1)
+        parts = x.split([slot // self.stride for slot in slots])
+        return torch.cat([part[:length] for part, length in zip(parts, packing.lengths, strict=True)])
+
+
+def _spaced(clips: Iterable[Tensor], lengths: list[int], slots: list[int]) -> Tensor:
+    """Clips [C, >= length] -> one row [C, sum(slots)], each clip cut to its length and followed by zeros up to its slot."""
+    return torch.cat([F.pad(clip[:, :n], (0, slot - n)) for clip, n, slot in zip(clips, lengths, slots, strict=True)], dim=1)

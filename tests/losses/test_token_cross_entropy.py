@@ -1,8 +1,11 @@
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from bcaudio.losses.token_cross_entropy import token_cross_entropy
 
@@ -32,6 +35,52 @@ def test_frozen_head_gets_no_gradient_but_the_hidden_state_does() -> None:
     token_cross_entropy(hidden, weight, torch.tensor([1, 2, 3, -100])).backward()
     assert hidden.grad[:3].abs().sum(dim=1).min() > 0
     assert hidden.grad[3].abs().max() == 0
+
+
+def test_no_tensor_as_large_as_a_frozen_head_or_as_all_logits_is_made() -> None:
+    made: list[int] = []
+    hidden, weight = torch.randn(50, 8, requires_grad=True), torch.randn(400, 8)
+    head = weight.untyped_storage().data_ptr()
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            output = function(*args, **(kwargs or {}))
+            tensors = [x for x in tree_leaves(output) if isinstance(x, torch.Tensor)]
+            made.extend(x.numel() for x in tensors if x.untyped_storage().data_ptr() != head)
+            return output
+
+    with Record():
+        token_cross_entropy(hidden, weight, torch.randint(0, 400, (50,)), chunk=4).backward()
+    # one chunk of logits
+    assert max(made) == 4 * 400
+
+
+def test_a_trained_heads_gradient_is_made_once_and_handed_over() -> None:
+    hidden, weight, labels = torch.randn(4, 8), torch.randn(11, 8, requires_grad=True), torch.arange(4)
+    loss = token_cross_entropy(hidden, weight, labels)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="backward ran a second time"):
+        loss.backward()
+
+
+def test_bf16_head_gradient_over_several_blocks_of_the_vocabulary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bcaudio.losses.token_cross_entropy.VOCABULARY_BLOCK", 4)
+    torch.manual_seed(0)
+    hidden, labels = torch.randn(6, 8).bfloat16(), torch.randint(0, 10, (6,))
+    weight = torch.randn(10, 8).bfloat16().requires_grad_()
+    exact = weight.detach().double().requires_grad_()
+    F.cross_entropy(hidden.double() @ exact.T, labels).backward()
+    token_cross_entropy(hidden, weight, labels, chunk=4).backward()
+    torch.testing.assert_close(weight.grad.double(), exact.grad, atol=2e-2, rtol=2e-2)
+
+
+def test_large_logits_neither_overflow_nor_lose_the_loss() -> None:
+    hidden, weight = torch.tensor([[200.0]], requires_grad=True), torch.tensor([[1.0], [0.0], [-1.0]])
+    loss = token_cross_entropy(hidden, weight, torch.tensor([1]))
+    loss.backward()
+    # logits 200, 0, -200: the loss is 200, its derivative after the hidden state 1
+    assert loss.item() == pytest.approx(200.0)
+    assert hidden.grad.item() == pytest.approx(1.0)
 
 
 def test_all_ignored_gives_zero_loss_and_zero_gradients() -> None:

@@ -59,6 +59,27 @@ def test_the_batch_mates_of_a_clip_change_nothing() -> None:
 
 
 @torch.no_grad()
+def test_encoding_computes_nothing_on_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny()
+    rows: list[int] = []
+    tokenizer.bridge.down_proj.register_forward_hook(lambda module, inputs, output: rows.append(output.numel() // 32))
+    encode = tokenizer.quantizer.encode
+    monkeypatch.setattr(tokenizer.quantizer, "encode", lambda h: rows.append(h.numel() // 32) or encode(h))
+    tokenizer.encode(*batch())
+    assert rows == [19 + 11 + 9] * 2
+
+
+@torch.no_grad()
+def test_a_clip_too_short_for_a_token_gets_none_beside_others_and_alone() -> None:
+    tokenizer = tiny()
+    codes, num_codes = tokenizer.encode(torch.randn(2, 16000) * 0.1, torch.tensor([16000, 800]))
+    assert num_codes.tolist() == [12, 0]
+    assert codes[1].count_nonzero() == 0
+    codes, num_codes = tokenizer.encode(torch.randn(1, 800) * 0.1, torch.tensor([800]))
+    assert (codes.shape, num_codes.tolist()) == ((1, 0, 3), [0])
+
+
+@torch.no_grad()
 def test_upstream_batching_lets_padding_in() -> None:
     waveform, lengths = batch()
     codes, num_codes = tiny().encode(waveform, lengths)

@@ -1,0 +1,1 @@
+"""Speed and memory against the usual way of doing the same: see README.md in this folder."""
