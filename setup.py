@@ -28,6 +28,7 @@ AV = ["av>=16"]
 SYNTHESIS = ["espeakng-loader>=0.2.4"]  # bundles espeak-ng (GPLv3): only makes sound, hence never in the core
 ASR = ["pocketsphinx>=5.1"]
 BENCH = ["vector-quantize-pytorch>=1.32"]  # a peer that benchmarks/ compares with
+RAY = ["ray>=2.50"]  # data preparation on a cluster
 PARQUET = ["pyarrow>=20"]  # recordings in Hugging Face datasets
 REMOTE = ["fsspec>=2025.3", "s3fs>=2025.3"]  # recordings and manifests behind URLs
 VAD = ["silero-vad>=6", "webrtcvad-wheels>=2.0.14"]
@@ -54,6 +55,7 @@ setup(
         "asr": ASR,
         "micro": SYNTHESIS + AV + ASR,
         "bench": BENCH,
+        "ray": RAY,
         "parquet": PARQUET,
         "remote": REMOTE,
         "vad": VAD,

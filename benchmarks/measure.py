@@ -125,6 +125,29 @@ def _measure_peak(setup: str, threads: int, **options: Any) -> float:
     return growth / MEBIBYTE
 
 
+class Disturbance:
+    """How much of the machine others used since this was made: a slow spell can make either side of a row look bad."""
+
+    def __init__(self) -> None:
+        self.start = self._now()
+
+    def cores(self) -> float:
+        """Cores kept busy, on average, by anything but this process and its children; 0 where there is no /proc."""
+        seconds, all_s, own_s = (now - start for now, start in zip(self._now(), self.start, strict=True))
+        return max(0.0, (all_s - own_s) / max(seconds, 0.1))
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds: of the clock, of all processors at work (with what a hypervisor took), of this process and its children."""
+        own = sum(os.times()[:4])
+        stat = Path("/proc/stat")
+        if not stat.exists():
+            return time.monotonic(), own, own
+        user, nice, system, _idle, _wait, irq, softirq, steal = (int(field) for field in stat.read_text().split()[1:9])
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return time.monotonic(), busy, own
+
+
 def table(rows: Sequence[Row]) -> str:
     """Rows as aligned text, the conditions below."""
     head = ("row", "ours", "peer", "unit", "ratio", "bar", "holds")

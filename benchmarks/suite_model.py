@@ -240,7 +240,7 @@ def text_loss(
         raise WrongResultError(f"a frozen text head: {ours:.0f} MiB were allocated, room for a weight gradient of {head:.0f} MiB")
     what = f"vocabulary of {vocab_size}, width {dim}, fp32, forward and backward, head frozen as in both stages of pre-training"
     timed = (
-        f"{timed_tokens} of the {num_tokens} tokens to save time, in chunks of 512; peer: cross_entropy on all logits; value and "
+        f"{timed_tokens} of the {num_tokens} tokens to save time, in chunks of 256; peer: cross_entropy on all logits; value and "
         f"gradients equal, that of a trained head on {trained_tokens} tokens"
     )
     measured = f"{num_tokens} tokens, a process each; peer as above; no gradient of the head ({head:.0f} MiB) is allocated"

@@ -15,6 +15,7 @@ from bcaudio.recipe.errors import exit_code
 from bcaudio.recipe.load import load_recipe
 from bcaudio.recipe.record import Progress, stage_record
 from data_prep.engine import Engine
+from data_prep.report import report
 from data_prep.status import status
 
 DATA_KEYS = frozenset({"extends", "name", "paper", "seed", "threads", "engine", "workers", "takes", "out", "job"})
@@ -57,6 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = commands.add_parser("status", help="how far a data folder is, and where its hours went")
     command.add_argument("out", type=Path)
     command.set_defaults(function=lambda given: status(given.out))
+    command = commands.add_parser("report", help="write OUT/report/index.html: hours, drops, histograms, sounds")
+    command.add_argument("out", type=Path)
+    command.set_defaults(function=lambda given: print(report(given.out)))
     command = commands.add_parser("verify", help="check every shard of a data folder completely")
     command.add_argument("out", type=Path)
     command.set_defaults(function=lambda given: verify([given.out / "shards" / "*.tar"]))

@@ -13,7 +13,8 @@ import torch
 from bcaudio.checkpoint import load_model, read_fingerprint
 from bcaudio.data.index import ShardIndex
 from bcaudio.data.schema import Sample
-from bcaudio.data.shards import rewrite_with_codes, verify_shard
+from bcaudio.data.shards import rewrite_with_codes
+from bcaudio.data.verify import verify_shard
 from bcaudio.recipe.record import Progress
 from data_prep.engine import IN_THIS_PROCESS, Engine
 

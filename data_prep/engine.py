@@ -11,6 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from typing import TypeVar
 
+from data_prep.utterance import MissingExtra
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -111,7 +113,7 @@ def _on_ray(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Ite
     try:
         import ray
     except ImportError as error:
-        raise ValueError("engine is 'ray', but Ray is not installed; pip install bcaudio[ray]") from error
+        raise MissingExtra("engine is 'ray', but Ray is not installed; pip install bcaudio[ray]") from error
     started = not ray.is_initialized()
     if started:
         address = os.environ.get("RAY_ADDRESS")

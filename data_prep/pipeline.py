@@ -20,7 +20,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from bcaudio.data.shards import FORMAT, SAMPLE_RATE, shard_path
+from bcaudio.data.index_file import FORMAT
+from bcaudio.data.shards import SAMPLE_RATE, shard_path
 from bcaudio.recipe.record import write_atomic
 from bcaudio.text.normalize import units
 from data_prep.engine import IN_THIS_PROCESS, Engine
@@ -90,6 +91,8 @@ class Pipeline:
             step and reason, corpora left out and why.
         """
         out.mkdir(parents=True, exist_ok=True)
+        for left_behind in out.rglob("*.tmp"):  # by a run that was killed; there is one writer per folder
+            left_behind.unlink()
         with tempfile.TemporaryDirectory(prefix="bcaudio-") as scratch:
             chunks, listed = plan(self.corpora, seed, out, Path(scratch))
             if progress is not None:
@@ -256,7 +259,7 @@ class ChunkWriter:
         return self.chunks
 
     def _write(self) -> None:
-        name = shard_path("", self.name, len(self.chunks)).stem
+        name = Path(shard_path("", self.name, len(self.chunks))).stem
         text = "".join(self.lines)
         path = self.folder / f"{name}.jsonl"
         digest = hashlib.sha256(text.encode()).hexdigest()

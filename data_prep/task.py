@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from bcaudio.data.index import ShardIndex
+from bcaudio.data.index_file import read_header
 from bcaudio.data.schema import Sample, Span
-from bcaudio.data.shards import SAMPLE_RATE, read_index, write_shard
+from bcaudio.data.shards import SAMPLE_RATE, write_shard
 from bcaudio.recipe.record import write_atomic
 from data_prep.steps.clip import make_clip
 from data_prep.utterance import Clip, Drop, Drops, MissingExtra, Part, Rejected, Step, Survey, Timbre, Utterance, Word
@@ -78,8 +79,8 @@ def finished(task: Task) -> dict[str, Any] | None:
         record = json.loads(task.done.read_text(encoding="utf-8"))
         if record["inputs_sha256"] != task.inputs_sha256 or (task.after is not None and not task.looks.exists()):
             return None
-        index = read_index(task.tar)
-        return record if record["sha256"] == index["sha256"] and task.tar.stat().st_size == index["num_bytes"] else None
+        header = read_header(task.tar)
+        return record if record["sha256"] == header["sha256"] and task.tar.stat().st_size == header["num_bytes"] else None
     except (OSError, ValueError, KeyError):
         return None
 
@@ -100,13 +101,13 @@ def make_shard(task: Task) -> dict[str, Any]:
     except Exception:  # a step may fail in any way; what fails again on its own is named in the drops
         run = Run(task)
         write_shard(run.samples(run.one_by_one()), task.tar, dict(task.fingerprint))
-    index = read_index(task.tar)
+    header = read_header(task.tar)
     record = {
         "shard": task.tar.stem,
         "inputs_sha256": task.inputs_sha256,
-        "sha256": index["sha256"],
-        "num_samples": index["num_samples"],
-        "duration_s": round(sum(entry["duration_s"] for entry in index["samples"]), 3),
+        "sha256": header["sha256"],
+        "num_samples": header["num_samples"],
+        "duration_s": round(header["totals"]["seconds"], 3),
         "into": {name: [clips, round(seconds, 3)] for name, (clips, seconds) in run.into.items()},
         "drops": [dataclasses.asdict(drop) for drop in run.drops],
     }
@@ -120,8 +121,10 @@ class Run:
     """One passage of a task's clips: what it counts and what it drops."""
 
     def __init__(self, task: Task) -> None:
-        self.task, self.drops = task, Drops()
-        self.into: dict[str, list[float]] = {}
+        self.task = task
+        self.names = step_names([*([task.before] if task.before else []), *task.steps])
+        self.drops = Drops(self.names)
+        self.into: dict[str, list[float]] = {name: [0, 0.0] for name in self.names.values()}
         self.looks: list[tuple[str, Any]] = []
 
     def opened(self) -> Iterator[Clip]:
@@ -139,8 +142,8 @@ class Run:
 
     def _of_shard(self) -> Iterator[Clip]:
         index = ShardIndex([self.task.source])
-        for i, entry in enumerate(index.entries):
-            yield clip_of(index.sample(i), index.waveform(i) if entry.duration_s else None)
+        for i, duration_s in enumerate(index.durations_s):
+            yield clip_of(index.sample(i), index.waveform(i) if duration_s else None)
 
     def through(self, clips: Iterator[Clip]) -> Iterator[Clip]:
         """The clips after verdicts and steps, lazily."""
@@ -184,10 +187,10 @@ class Run:
             yield sample, clip.waveform if len(clip.waveform) else None
 
     def _counted(self, clips: Iterator[Clip], step: object) -> Iterator[Clip]:
-        counts = self.into.setdefault(type(step).__name__, [0, 0.0])
+        name = self.names[id(step)]
         for clip in clips:
-            counts[0] += 1
-            counts[1] += clip.duration_s
+            self.into[name][0] += 1
+            self.into[name][1] += clip.duration_s
             yield clip
 
     def _judged(self, clips: Iterator[Clip]) -> Iterator[Clip]:
@@ -243,6 +246,15 @@ def sample_of(clip: Clip) -> Sample:
         words=tuple((word.text, round(word.start_s, 4), round(word.end_s, 4)) for word in clip.words),
         measures=dict(clip.measures),
     )
+
+
+def step_names(steps: Sequence[object]) -> dict[int, str]:
+    """`id` of every step -> its class, with a number where a class comes again: Vad, Segment, Vad-2."""
+    names: dict[int, str] = {}
+    for step in steps:
+        count = sum(name.partition("-")[0] == type(step).__name__ for name in names.values())
+        names[id(step)] = type(step).__name__ + (f"-{count + 1}" if count else "")
+    return names
 
 
 def specification(value: Any) -> Any:

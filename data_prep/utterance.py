@@ -94,16 +94,7 @@ class CorpusUnavailable(Exception):
 
 
 class MissingExtra(ValueError):
-    """A step needs a package that is not installed: the run stops, since no clip would pass.
-
-    Args:
-        step: the step, whose class is named.
-        package: what is missing.
-        extra: of bcaudio, e.g. `vad`.
-    """
-
-    def __init__(self, step: object, package: str, extra: str) -> None:
-        super().__init__(f"{type(step).__name__} needs {package}; pip install bcaudio[{extra}]")
+    """A package is not installed, so no clip would pass: the run stops. The message says which `pip install` brings it."""
 
 
 class Rejected(Exception):
@@ -166,12 +157,21 @@ class Drop:
 
 
 class Drops(list[Drop]):
-    """The drops of a task, in order; every second that goes in comes out or is here."""
+    """The drops of a task, in order; every second that goes in comes out or is here.
+
+    Args:
+        names: of the steps, by `id`; a step without one is called by its class.
+    """
+
+    def __init__(self, names: Mapping[int, str] | None = None) -> None:
+        super().__init__()
+        self.names = names or {}
 
     def add(self, clip: Clip, step: object, reason: str, value: Any = None, duration_s: float | None = None) -> None:
-        """Note that `step` (its class names it) drops a clip, or `duration_s` of it, for a reason of a few words."""
+        """Note that `step` drops a clip, or `duration_s` of it, for a reason of a few words."""
         length = clip.duration_s if duration_s is None else duration_s
-        self.append(Drop(clip.utterance.key, type(step).__name__, reason, value, round(length, 4)))
+        name = self.names.get(id(step), type(step).__name__)
+        self.append(Drop(clip.utterance.key, name, reason, value, round(length, 4)))
 
 
 class Step(Protocol):

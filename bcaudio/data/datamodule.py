@@ -45,18 +45,17 @@ class Source:
     ) -> None:
         self.index = ShardIndex([shards] if isinstance(shards, str) else shards)
         self.task, self.weight = task, weight
-        kept = [
-            i
-            for i, entry in enumerate(self.index.entries)
-            if (not languages or entry.language in languages) and min_duration_s <= entry.duration_s <= max_duration_s
-        ]
-        self.kept = np.asarray(kept[:limit] if limit else kept, dtype=int)
+        durations_s = self.index.durations_s
+        mask = (durations_s >= min_duration_s) & (durations_s <= max_duration_s)
+        if languages:
+            mask &= self.index.where(language=list(languages))
+        self.kept = np.flatnonzero(mask)[: limit or None]
         if not len(self.kept):
             raise ValueError(
                 f"{shards}: no sample left of {len(self.index)} (languages {list(languages)}, {min_duration_s} to "
                 f"{max_duration_s} s); widen the filter"
             )
-        self.lengths = np.array([self.index.entries[i].duration_s * 50 + self.index.entries[i].num_text_chars for i in self.kept])
+        self.lengths = durations_s[self.kept] * 50 + self.index.num_text_chars[self.kept]
         self._cache: dict[tuple[int, tuple[int, ...]], Item] = {}
 
     def __len__(self) -> int:

@@ -1,8 +1,8 @@
 """The tar format: webdataset shards with an offset index beside each (docs/design.md, section 3).
 
-A shard is `name-000000.tar` holding `key.json`, `key.flac` and later `key.codes.npy`; beside it lies
-`name-000000.index.json` with offset and size of every member, the counts and the sha256 of the tar. The index is written
-last: a shard without one does not exist. Equal samples give equal bytes.
+A shard is `name-000000.tar` holding `key.json`, `key.flac` and later `key.codes.npy`; beside it lies `name-000000.idx`
+(`bcaudio/data/index_file.py`) with offset and size of every member, checksums and totals. The index is written last: a shard
+without one does not exist. Equal samples give equal bytes.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import dataclasses
 import hashlib
 import io
 import itertools
-import json
 import os
-import tarfile
+import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,36 +21,31 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from bcaudio.data.index_file import Entry, Written, entry_of, index_path, open_index, pack_index
 from bcaudio.data.schema import Sample
+from bcaudio.data.storage import Place, as_place, file_name, is_url, join, read_range, remove, upload
 
-FORMAT = "bcaudio-shard-1"
 SAMPLE_RATE = 24_000
-_BLOCK = 512  # tar header size; a member's header lies one block before its data
-ENTRY_FIELDS = ("key", "corpus", "split", "language", "speaker", "duration_s", "num_text_chars")
+BLOCK = 512  # tar header size; a member's header lies one block before its data
 
 
-def index_path(tar: str | Path) -> Path:
-    """`x/numbers-train-000000.tar` -> `x/numbers-train-000000.index.json`."""
-    return Path(tar).with_suffix(".index.json")
-
-
-def shard_path(folder: str | Path, name: str, number: int) -> Path:
-    """Path of shard `number` of `name` ("numbers-train") in `folder`."""
-    return Path(folder) / f"{name}-{number:06d}.tar"
+def shard_path(folder: Place, name: str, number: int) -> Place:
+    """Path or URL of shard `number` of `name` ("numbers-train") in `folder`."""
+    return join(folder, f"{name}-{number:06d}.tar")
 
 
 def write_shards(
     samples: Iterable[tuple[Sample, np.ndarray | None]],
-    folder: str | Path,
+    folder: Place,
     name: str,
     samples_per_shard: int,
     fingerprint: dict[str, Any],
-) -> list[Path]:
+) -> list[Place]:
     """Write samples into `folder/name-000000.tar`, ... with their indices.
 
     Args:
         samples: (sample, waveform float [N] at 24 kHz in [-1, 1], or None for text only), in order.
-        folder: created when missing.
+        folder: created when missing; a URL too: shards are then made in a temporary folder and uploaded, the index last.
         name: `corpus-split`, e.g. "numbers-train".
         samples_per_shard: at most so many samples per tar.
         fingerprint: what the shards were made with; stored in every index.
@@ -63,16 +58,16 @@ def write_shards(
     """
     if samples_per_shard < 1:
         raise ValueError(f"shards {name}: samples_per_shard is {samples_per_shard}; it must be at least 1")
-    paths: list[Path] = []
+    paths: list[Place] = []
     stream = iter(samples)
     while chunk := list(itertools.islice(stream, samples_per_shard)):
         paths.append(write_shard(chunk, shard_path(folder, name, len(paths)), fingerprint))
     return paths
 
 
-def write_shard(samples: Iterable[tuple[Sample, np.ndarray | None]], tar: str | Path, fingerprint: dict[str, Any]) -> Path:
-    """Write one shard (see `write_shards`): tar and index appear complete or not at all."""
-    return _write_members(((sample, _members(sample, waveform)) for sample, waveform in samples), Path(tar), fingerprint)
+def write_shard(samples: Iterable[tuple[Sample, np.ndarray | None]], tar: Place, fingerprint: dict[str, Any]) -> Place:
+    """Write one shard (see `write_shards`): tar and index appear complete or not at all. Returns `tar`."""
+    return _write_members(((sample, _members(sample, waveform)) for sample, waveform in samples), tar, fingerprint)
 
 
 def _members(sample: Sample, waveform: np.ndarray | None) -> dict[str, bytes]:
@@ -97,13 +92,25 @@ def _npy(codes: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _write_members(samples: Iterable[tuple[Sample, dict[str, bytes]]], tar: Path, fingerprint: dict[str, Any]) -> Path:
+def _write_members(samples: Iterable[tuple[Sample, dict[str, bytes]]], tar: Place, fingerprint: dict[str, Any]) -> Place:
+    tar = as_place(tar)
+    if is_url(tar):
+        with tempfile.TemporaryDirectory(prefix="bcaudio-") as folder:
+            made = _write_local(samples, Path(folder) / file_name(tar), fingerprint)
+            remove(index_path(tar))
+            upload(made, str(tar))
+            upload(Path(index_path(made)), str(index_path(tar)))
+        return tar
+    return _write_local(samples, Path(tar), fingerprint)
+
+
+def _write_local(samples: Iterable[tuple[Sample, dict[str, bytes]]], tar: Path, fingerprint: dict[str, Any]) -> Path:
     from webdataset import TarWriter  # costs a second; readers do without it
 
     tar.parent.mkdir(parents=True, exist_ok=True)
-    index = index_path(tar)
+    index = Path(index_path(tar))
     temporary = [path.with_name(f"{path.name}.{os.getpid()}.tmp") for path in (tar, index)]
-    entries: list[dict[str, Any]] = []
+    written: list[tuple[Entry, str, dict[str, int]]] = []
     seen: set[str] = set()
     try:
         with open(temporary[0], "wb") as stream:
@@ -113,25 +120,14 @@ def _write_members(samples: Iterable[tuple[Sample, dict[str, bytes]]], tar: Path
                         raise ValueError(f"{tar}: key {sample.key!r} comes twice; keys must be unique within a shard")
                     seen.add(sample.key)
                     writer.write({"__key__": sample.key, **members})
-                    entries.append(_entry(sample, members))
+                    sizes = {kind: len(data) for kind, data in members.items()}
+                    written.append((entry_of(sample), sample.source, sizes))
             stream.flush()
             os.fsync(stream.fileno())
-        offset = 0  # TarWriter writes the members of a sample in alphabetical order, each padded to full blocks
-        for entry in entries:
-            for kind in sorted(entry["members"]):
-                size = entry["members"][kind]
-                entry["members"][kind] = [offset + _BLOCK, size]
-                offset += _BLOCK + -(-size // _BLOCK) * _BLOCK
-        content = {
-            "format": FORMAT,
-            "shard": tar.name,
-            "sha256": _sha256(temporary[0]),
-            "num_bytes": temporary[0].stat().st_size,
-            "num_samples": len(entries),
-            "fingerprint": fingerprint,
-            "samples": entries,
-        }
-        temporary[1].write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+        with open(temporary[1], "wb") as stream:
+            stream.write(_index_of(temporary[0], tar.name, written, fingerprint))
+            stream.flush()
+            os.fsync(stream.fileno())
         index.unlink(missing_ok=True)  # between the two renames no index may speak of another tar
         os.replace(temporary[0], tar)
         os.replace(temporary[1], index)
@@ -141,47 +137,32 @@ def _write_members(samples: Iterable[tuple[Sample, dict[str, bytes]]], tar: Path
     return tar
 
 
-def _entry(sample: Sample, members: Mapping[str, bytes]) -> dict[str, Any]:
-    return {
-        "key": sample.key,
-        "corpus": sample.corpus,
-        "split": sample.split,
-        "language": sample.language,
-        "speaker": sample.speaker,
-        "duration_s": round(sample.duration_s, 4),
-        "num_text_chars": len(sample.text),
-        "span_num_codes": list(sample.span_num_codes),
-        "members": {kind: len(data) for kind, data in members.items()},
-    }
+def _index_of(tar: Path, name: str, written: list[tuple[Entry, str, dict[str, int]]], fingerprint: dict[str, Any]) -> bytes:
+    """The index of a tar that was just written; it is read once, for the checksums."""
+    samples, digest = [], hashlib.sha256()
+    with open(tar, "rb") as stream:
+        for entry, source, sizes in written:
+            members, start = {}, stream.tell()
+            end = start
+            for kind in sorted(sizes):  # as TarWriter writes the members of a sample, each padded to full blocks
+                members[kind] = (end + BLOCK, sizes[kind])
+                end += BLOCK + padded(sizes[kind])
+            data = stream.read(end - start)
+            digest.update(data)
+            samples.append(Written(entry, source, members, zlib.crc32(data)))
+        digest.update(stream.read())
+        num_bytes = stream.tell()
+    return pack_index(name, digest.hexdigest(), num_bytes, fingerprint, samples)
 
 
-def read_index(tar: str | Path) -> dict[str, Any]:
-    """The index beside a tar.
-
-    Raises:
-        FileNotFoundError: no index: the shard is unfinished.
-        ValueError: the index is not one of ours.
-    """
-    path = index_path(tar)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"{tar}: its index {path.name} is missing, so the shard is unfinished; make it again with python -m data_prep run"
-        )
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); delete it and make the shard again") from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
-        found = index.get("format") if isinstance(index, dict) else type(index).__name__
-        raise ValueError(f"{path}: format is {found!r}, expected {FORMAT!r}; make the shard again")
-    return index
+def padded(size: int) -> int:
+    """Bytes that a member of `size` takes in a tar, without its header."""
+    return -(-size // BLOCK) * BLOCK
 
 
-def read_member(path: str | Path, offset: int, size: int) -> bytes:
-    """`size` bytes from `offset` of a tar. Raises ValueError when the file ends before."""
-    with open(path, "rb") as stream:
-        stream.seek(offset)
-        data = stream.read(size)
+def read_member(path: Place, offset: int, size: int) -> bytes:
+    """`size` bytes from `offset` of a tar. Raises ValueError when the file ends before, FileNotFoundError when there is none."""
+    data = read_range(path, offset, size)
     if len(data) != size:
         raise ValueError(
             f"{path}: ends at byte {offset + len(data)}, but its index says {offset + size}: the tar was cut; "
@@ -200,8 +181,8 @@ def read_codes(data: bytes, where: str) -> np.ndarray:
 
 
 def rewrite_with_codes(
-    tar: str | Path, out_folder: str | Path, codes: Mapping[str, tuple[np.ndarray, list[int]]], fingerprint: dict[str, Any]
-) -> Path:
+    tar: Place, out_folder: Place, codes: Mapping[str, tuple[np.ndarray, list[int]]], fingerprint: dict[str, Any]
+) -> Place:
     """Copy a shard into `out_folder` with `codes.npy` members; audio bytes stay as they are.
 
     Args:
@@ -213,105 +194,24 @@ def rewrite_with_codes(
         ValueError: a sample with audio has no codes, a key is not in the shard, a code does not fit int16, or the frame
             counts disagree.
     """
-    tar, out = Path(tar), Path(out_folder) / Path(tar).name
-    index = read_index(tar)
-    keys = {entry["key"] for entry in index["samples"]}
-    missing = [e["key"] for e in index["samples"] if "flac" in e["members"] and e["key"] not in codes]
-    for problem, names in (("no codes for", missing), ("codes for keys not in the shard:", sorted(set(codes) - keys))):
+    columns = open_index(tar).columns()
+    places = {columns.key(row): columns.members(row) for row in range(len(columns.records))}
+    missing = [key for key, members in places.items() if "flac" in members and key not in codes]
+    for problem, names in (("no codes for", missing), ("codes for keys not in the shard:", sorted(set(codes) - set(places)))):
         if names:
             listed = f"{', '.join(names[:3])} ({len(names)} in all)"
             raise ValueError(f"{tar}: {problem} {listed}; encode exactly the samples of this shard")
 
     def samples() -> Iterator[tuple[Sample, dict[str, bytes]]]:
-        for entry in index["samples"]:
-            members = {kind: read_member(tar, *place) for kind, place in entry["members"].items()}
+        for key, places_of_key in places.items():
+            members = {kind: read_member(tar, *place) for kind, place in places_of_key.items()}
             sample = Sample.from_json(members["json"])
-            if entry["key"] in codes:
-                array, counts = codes[entry["key"]]
+            if key in codes:
+                array, counts = codes[key]
                 if array.size and (array.min() < 0 or array.max() > np.iinfo(np.int16).max):
                     raise ValueError(f"sample {sample.key!r}: codes from {array.min()} to {array.max()} do not fit 0..32767")
                 sample = dataclasses.replace(sample, codes=array.astype(np.int16), span_num_codes=tuple(int(n) for n in counts))
                 members |= {"json": sample.to_json().encode(), "codes.npy": _npy(sample.codes)}
             yield sample, members
 
-    return _write_members(samples(), out, fingerprint)
-
-
-def verify_shard(tar: str | Path) -> list[str]:
-    """Everything wrong with a shard, one line per problem, each naming the file; an empty list means sound.
-
-    Checks size, checksum, every header at the place the index names, a plain sequential scan against the indexed count (a corrupt
-    header in the middle ends such a scan silently), and that every JSON, flac and codes member decodes.
-    """
-    tar = Path(tar)
-    if not tar.exists():
-        return [f"{tar}: the file is missing"]
-    try:
-        index = read_index(tar)
-    except (ValueError, FileNotFoundError) as error:
-        return [str(error)]
-    problems: list[str] = []
-    size = tar.stat().st_size
-    if size != index["num_bytes"]:
-        problems.append(f"{tar}: {size} bytes, but its index says {index['num_bytes']}")
-    checksum = _sha256(tar)
-    if checksum != index["sha256"]:
-        problems.append(f"{tar}: sha256 is {checksum[:12]}..., but its index says {index['sha256'][:12]}...")
-    entries = index["samples"]
-    if len(entries) != index["num_samples"]:
-        problems.append(f"{tar}: its index lists {len(entries)} samples, but its num_samples is {index['num_samples']}")
-    expected = {f"{entry['key']}.{kind}" for entry in entries for kind in entry["members"]}
-    found = _scan(tar)
-    if found != expected:
-        problems.append(
-            f"{tar}: a scan finds {len(found)} members, its index has {len(expected)}; "
-            f"first difference {min(found ^ expected)!r} (a corrupt header ends a scan)"
-        )
-    for entry in entries:
-        problems.extend(_verify_entry(tar, entry))
-    return problems
-
-
-def _verify_entry(tar: Path, entry: dict[str, Any]) -> list[str]:
-    problems: list[str] = []
-    members: dict[str, bytes] = {}
-    for kind, (offset, size) in entry["members"].items():
-        name = f"{entry['key']}.{kind}"
-        try:
-            header = tarfile.TarInfo.frombuf(read_member(tar, offset - _BLOCK, _BLOCK), "utf-8", "strict")
-            if (header.name, header.size) != (name, size):
-                problems.append(f"{tar}: header of {name} says {header.name!r}, {header.size} bytes; its index says {size} bytes")
-            members[kind] = read_member(tar, offset, size)
-        except (tarfile.HeaderError, UnicodeDecodeError) as error:
-            problems.append(f"{tar}: header of {name} is corrupt ({error})")
-        except ValueError as error:
-            problems.append(f"{name}: {error}")
-    try:
-        codes = read_codes(members["codes.npy"], f"{tar}: {entry['key']}") if "codes.npy" in members else None
-        if "json" in members:
-            sample = Sample.from_json(members["json"], codes)
-            if sample.key != entry["key"]:
-                problems.append(f"{tar}: sample {entry['key']!r} calls itself {sample.key!r}")
-            if "flac" in members:
-                duration_s = len(soundfile.read(io.BytesIO(members["flac"]), dtype="int16")[0]) / SAMPLE_RATE
-                if abs(duration_s - sample.duration_s) > 0.01:
-                    problems.append(f"{tar}: {sample.key}.flac lasts {duration_s:.3f} s, but duration_s is {sample.duration_s}")
-    except (ValueError, soundfile.SoundFileError) as error:
-        problems.append(f"{tar}: {entry['key']}: {error}")
-    return problems
-
-
-def _scan(tar: Path) -> set[str]:
-    names: set[str] = set()
-    try:
-        with tarfile.open(tar) as archive:
-            for member in archive:
-                names.add(member.name)
-    except (tarfile.TarError, EOFError):
-        pass  # what was found before the break is compared with the index
-    return names
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return _write_members(samples(), join(out_folder, file_name(tar)), fingerprint)

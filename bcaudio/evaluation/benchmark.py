@@ -58,12 +58,8 @@ class Shards:
         """The items; FileNotFoundError without shards, ValueError naming `where` if the filters leave nothing."""
         index = ShardIndex(list(self.paths))
         filters = {"language": self.language, "corpus": self.corpus, "split": self.split}
-        kept = [
-            i
-            for i, entry in enumerate(index.entries)
-            if all(value in (None, getattr(entry, key)) for key, value in filters.items())
-        ]
-        items = [Item(index, i, index.sample(i)) for i in kept]
+        kept = np.flatnonzero(index.where(**{key: value for key, value in filters.items() if value is not None}))
+        items = [Item(index, i, index.sample(i)) for i in kept.tolist()]
         items = [item for item in items if self.target_language in (None, item.sample.target_language)]
         if not items:
             filters["target_language"] = self.target_language

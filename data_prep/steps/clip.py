@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bcaudio.audio.io import read_audio
 from bcaudio.data.schema import Sample, Span
 from bcaudio.data.shards import SAMPLE_RATE
+from data_prep.steps.read import read_recording
 from data_prep.steps.synthesize import MARGIN_S, synthesize
 from data_prep.utterance import Rejected, Utterance
 
@@ -43,7 +43,7 @@ def make_clip(utterance: Utterance, scratch: Path, max_duration_s: float) -> tup
     waveform: np.ndarray | None = None
     spans = [Span(part.text, 0.0, 0.0, part.role) for part in utterance.parts]
     if utterance.audio is not None:
-        waveform = _recorded(scratch / utterance.audio)
+        waveform = _recorded(utterance.audio, scratch, utterance.start_s, utterance.end_s)
         spans = [Span(utterance.text, 0.0, len(waveform) / SAMPLE_RATE, utterance.parts[0].role)]
     elif any(part.timbre for part in utterance.parts):
         waveform, spans = _spoken(utterance)
@@ -54,13 +54,8 @@ def make_clip(utterance: Utterance, scratch: Path, max_duration_s: float) -> tup
     return sample, waveform
 
 
-def _recorded(path: Path) -> np.ndarray:
-    if path.is_file() and path.stat().st_size == 0:
-        raise Rejected("empty", "0 bytes")
-    try:
-        waveform = read_audio(path, SAMPLE_RATE)
-    except (ValueError, FileNotFoundError) as error:
-        raise Rejected("unreadable", str(error).replace(f"{path.parent}/", "")) from error
+def _recorded(audio: str, scratch: Path, start_s: float, end_s: float | None) -> np.ndarray:
+    waveform = read_recording(audio, scratch, start_s, end_s, SAMPLE_RATE)
     if np.abs(waveform).max() < 1e-4:
         raise Rejected("empty", f"peak {np.abs(waveform).max():.1e}")
     return waveform

@@ -12,7 +12,7 @@ import numpy as np
 
 from bcaudio.audio.io import resample
 from bcaudio.data.shards import SAMPLE_RATE
-from data_prep.utterance import Rejected, Timbre, Word
+from data_prep.utterance import MissingExtra, Rejected, Timbre, Word
 
 VOICES = {"en": "en-us", "zh": "cmn", "fr": "fr", "es": "es"}
 MARGIN_S = 0.06  # silence kept before and after the speech
@@ -74,7 +74,7 @@ def _speak(text: str, voice: str, timbre: Timbre) -> tuple[np.ndarray, list[tupl
     try:
         import espeakng_loader
     except ImportError as error:
-        raise ValueError("speech synthesis needs espeak-ng; pip install bcaudio[synth]") from error
+        raise MissingExtra("speech synthesis needs espeak-ng; pip install bcaudio[synthesis]") from error
     chunks: list[np.ndarray] = []
     events: list[tuple[int, int]] = []
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bcaudio.data.index import ShardIndex
+from bcaudio.data.index import ShardIndex, _hashes
+from bcaudio.data.index_file import index_path
 from bcaudio.data.schema import Sample, Span
-from bcaudio.data.shards import index_path, rewrite_with_codes, write_shards
+from bcaudio.data.shards import rewrite_with_codes, write_shards
 
 
 def make(folder: Path, corpus: str, count: int, fingerprint: dict[str, int]) -> list[Path]:
@@ -39,11 +40,34 @@ def test_index_lists_all_shards_of_globs_and_paths_once(tmp_path: Path) -> None:
     make(tmp_path, "a", 3, {})
     make(tmp_path, "b", 1, {})
     index = ShardIndex([str(tmp_path / "a-*.tar"), tmp_path / "b-train-000000.tar", tmp_path / "a-train-000000.tar"])
-    assert [entry.key for entry in index.entries] == ["a-train-en-0", "a-train-en-1", "a-train-en-2", "b-train-en-0"]
+    assert [index.key(i) for i in range(4)] == ["a-train-en-0", "a-train-en-1", "a-train-en-2", "b-train-en-0"]
     np.testing.assert_allclose(index.durations_s, [0.1, 0.2, 0.3, 0.1])
-    assert index.entries[2].speaker == "s2"
-    assert index.entries[2].num_text_chars == 2
+    assert (index.entry(2).speaker, index.entry(2).num_text_chars, index.entry(2).duration_s) == ("s2", 2, 0.3)
+    assert index.num_text_chars.tolist() == [0, 1, 2, 0]
+    assert index.keys.tolist()[3] == b"b-train-en-0"
     assert len(index) == 4
+    with pytest.raises(IndexError, match="sample 4 of 4"):
+        index.entry(4)
+
+
+def test_samples_are_chosen_by_their_names(tmp_path: Path) -> None:
+    make(tmp_path, "a", 3, {})
+    make(tmp_path, "b", 2, {})
+    index = ShardIndex([tmp_path / "*.tar"])
+    assert index.where(corpus="b").tolist() == [False, False, False, True, True]
+    assert index.where(corpus=["a", "c"], speaker=["s0", "s2"]).tolist() == [True, False, True, False, False]
+    names, ids = index.labels("speaker")
+    assert [names[i] for i in ids] == ["s0", "s1", "s2", "s0", "s1"]
+    assert (index.find("b-train-en-1"), index.find("b-train-en-2")) == (4, None)
+    with pytest.raises(ValueError, match="where: 'key' is not in the index; it has corpus, split"):
+        index.where(key="a")
+
+
+def test_more_shards_than_are_kept_open_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bcaudio.data.index.KEPT_OPEN", 2)
+    index = ShardIndex(make(tmp_path, "a", 8, {}))  # four shards of two
+    assert [index.sample(i).key for i in (0, 7, 3, 5, 1)] == [f"a-train-en-{i}" for i in (0, 7, 3, 5, 1)]
+    assert [len(index.waveform(i)) for i in (0, 7, 3, 5, 1)] == [2400, 19200, 9600, 14400, 4800]
 
 
 def test_sample_and_codes_are_read_by_offset(tmp_path: Path) -> None:
@@ -85,7 +109,7 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
         ShardIndex([tmp_path / "nothing-*.tar"])
     tar = make(tmp_path, "a", 1, {})[0]
     index_path(tar).unlink()
-    with pytest.raises(FileNotFoundError, match=r"a-train-000000\.index\.json is missing"):
+    with pytest.raises(FileNotFoundError, match=r"a-train-000000\.idx is missing"):
         ShardIndex([tar])
 
 
@@ -106,8 +130,16 @@ def test_different_fingerprints_name_both_values(tmp_path: Path) -> None:
         ShardIndex([tmp_path / "*.tar"])
 
 
-def test_same_key_in_two_shards_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("count", [1, 2], ids=["copies", "one key of two"])
+def test_same_key_in_two_shards_is_refused(tmp_path: Path, count: int) -> None:
     make(tmp_path / "x", "a", 1, {})
-    make(tmp_path / "y", "a", 1, {})
-    with pytest.raises(ValueError, match="a-train-en-0' is also in"):
+    make(tmp_path / "y", "a", count, {})
+    with pytest.raises(ValueError, match=r"y/a-train-000000\.tar: key 'a-train-en-0' is also in .*x/a-train-000000\.tar"):
         ShardIndex([tmp_path / "*" / "*.tar"])
+
+
+def test_keys_of_every_width_have_their_own_hash(tmp_path: Path) -> None:
+    keys = [f"{'k' * (i % 70)}-{i}".encode() for i in range(20_000)]
+    narrow, wide = np.array(keys[:1], "S8"), np.array(keys, "S80")
+    assert _hashes(narrow)[0] == _hashes(wide)[0]
+    assert len(np.unique(_hashes(wide))) == 20_000

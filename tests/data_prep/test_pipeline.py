@@ -11,7 +11,7 @@ import pytest
 
 from bcaudio.audio.io import write_audio
 from bcaudio.data.index import ShardIndex
-from bcaudio.data.shards import verify_shard
+from bcaudio.data.verify import verify_shard
 from data_prep.engine import Engine
 from data_prep.pipeline import Pipeline, to_line
 from data_prep.sources.asterisk import Asterisk
@@ -79,7 +79,7 @@ def test_restart_makes_only_the_missing_shard_with_equal_bytes(tmp_path: Path) -
     assert result["num_samples"] == {"numbers-train": 8, "numbers-test": 2, "text_sums-train": 40, "text_sums-test": 4}
     assert tars(tmp_path) == before
     changed = {path.name for path, time in times.items() if path.stat().st_mtime_ns != time}
-    assert changed == {"numbers-train-000001.tar", "numbers-train-000001.index.json"}
+    assert changed == {"numbers-train-000001.tar", "numbers-train-000001.idx"}
     assert job().run(tmp_path, 1)["shards_made"] == 6  # another seed is other data
 
 
@@ -90,18 +90,18 @@ def test_layout_is_readable_and_sound(tmp_path: Path) -> None:
     assert len(index) == 54
     assert json.loads((tmp_path / "fingerprint.json").read_text()) == index.fingerprint
     texts = (tmp_path / "text.txt").read_text().splitlines()
-    train = [index.sample(i) for i, entry in enumerate(index.entries) if entry.split == "train"]
+    train = [index.sample(i) for i in range(len(index)) if index.entry(i).split == "train"]
     assert sorted(texts) == sorted(t for s in train for t in (s.text, s.translation, s.answer) if t)
 
 
 def test_bad_recordings_go_to_quarantine_and_the_run_goes_on(tmp_path: Path) -> None:
     result = Pipeline([Recordings()]).run(tmp_path, 0)
-    assert {reason: entry["clips"] for reason, entry in result["dropped"]["read"].items()} == {"empty": 1, "unreadable": 1}
+    assert {reason: entry["clips"] for reason, entry in result["dropped"]["read"].items()} == {"empty file": 1, "unreadable": 1}
     assert result["dropped_when_listed"] == {"prompts": {"no text": 2}}
     assert result["num_samples"] == {"prompts-test": 1}
     lines = [json.loads(line) for line in (tmp_path / "drops.jsonl").read_text().splitlines()]
     assert [(line["key"], line["step"], line["reason"]) for line in lines] == [
-        ("prompts-test-en-empty", "read", "empty"),
+        ("prompts-test-en-empty", "read", "empty file"),
         ("prompts-test-en-broken", "read", "unreadable"),
     ]
     again = Pipeline([Recordings()]).run(tmp_path, 0)
@@ -112,7 +112,7 @@ def test_bad_recordings_go_to_quarantine_and_the_run_goes_on(tmp_path: Path) -> 
 def test_too_long_clips_go_to_quarantine_with_their_length(tmp_path: Path) -> None:
     result = Pipeline([Recordings()], max_duration_s=0.4).run(tmp_path, 0)
     assert {reason: entry["clips"] for reason, entry in result["dropped"]["read"].items()} == {
-        "empty": 1,
+        "empty file": 1,
         "too long": 1,
         "unreadable": 1,
     }
@@ -158,7 +158,7 @@ class HalfUp:
 
 class NeedsExtra(HalfUp):
     def __call__(self, clips: Iterator[Clip], drops: Drops) -> Iterator[Clip]:
-        raise MissingExtra(self, "wondervad", "vad")
+        raise MissingExtra("NeedsExtra: wondervad is not installed; pip install bcaudio[vad]")
 
 
 class LongestOnly:
@@ -204,7 +204,7 @@ def test_a_clip_that_breaks_a_step_costs_only_itself(tmp_path: Path) -> None:
 
 
 def test_a_step_without_its_package_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(MissingExtra, match=r"NeedsExtra needs wondervad; pip install bcaudio\[vad\]"):
+    with pytest.raises(MissingExtra, match=r"wondervad is not installed; pip install bcaudio\[vad\]"):
         numbers(steps=[NeedsExtra()]).run(tmp_path, 0)
 
 
