@@ -17,6 +17,8 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 MEBIBYTE = 2**20
+# others' use of the machine from which on a run counts as disturbed
+NOTICEABLE_CORES = 0.15
 
 
 class WrongResultError(ValueError):
@@ -60,19 +62,67 @@ def speedup(name: str, ours_s: float, peer_s: float, bar: float, conditions: str
     return Row(name, ours_s, peer_s, "s", peer_s / ours_s, ">=", bar, conditions)
 
 
+class Disturbance:
+    """How much of the machine others used since this was made: a slow spell can make either side of a row look bad."""
+
+    def __init__(self) -> None:
+        self.start = self._now()
+
+    def cores(self) -> float:
+        """Cores kept busy, on average, by anything but this process and its children; 0 where there is no /proc."""
+        seconds, all_s, own_s = (now - start for now, start in zip(self._now(), self.start, strict=True))
+        return max(0.0, (all_s - own_s) / max(seconds, 0.1))
+
+    @staticmethod
+    def _now() -> tuple[float, float, float]:
+        """Seconds: of the clock, of all processors at work (with what a hypervisor took), of this process and its children."""
+        own = sum(os.times()[:4])
+        stat = Path("/proc/stat")
+        if not stat.exists():
+            return time.monotonic(), own, own
+        user, nice, system, _idle, _wait, irq, softirq, steal = (int(field) for field in stat.read_text().split()[1:9])
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return time.monotonic(), busy, own
+
+
 def alternate(*ways: Callable[[], Any], repeats: int = 5, warm_up: bool = True) -> list[float]:
     """Median seconds of each way, run in turn (A B A B ...) so that a slow spell of the machine meets all of them."""
-    times: list[list[float]] = [[] for _ in ways]
-    for _ in range(warm_up):
-        for way in ways:
-            way()
-    for _ in range(repeats):
-        for way, seconds in zip(ways, times, strict=True):
-            gc.collect()
-            start = time.perf_counter()
-            way()
-            seconds.append(time.perf_counter() - start)
-    return [median(seconds) for seconds in times]
+    if warm_up:
+        _in_turn(ways)
+    rounds = [_in_turn(ways) for _ in range(repeats)]
+    return [median(seconds for _, seconds in taken) for taken in zip(*rounds, strict=True)]
+
+
+def alternate_calmly(*ways: Callable[[], Any], repeats: int = 5, warm_up: bool = True) -> tuple[list[float], str]:
+    """`alternate` for ways that start no processes: up to `repeats` rounds more where others used the machine meanwhile.
+
+    Returns:
+        the medians of the `repeats` calmest rounds, and a note for the row's conditions where disturbed rounds had to be
+        counted ("" otherwise). Whole rounds are counted, so that the machine's own drift meets all ways alike.
+    """
+    if warm_up:
+        _in_turn(ways)
+    rounds: list[tuple[float, list[float]]] = []
+    while len(rounds) < 2 * repeats and sum(cores <= NOTICEABLE_CORES for cores, _ in rounds) < repeats:
+        taken = _in_turn(ways)
+        rounds.append((max(cores for cores, _ in taken), [seconds for _, seconds in taken]))
+    # all calm rounds are alike: in the order they were made
+    counted = sorted(rounds, key=lambda taken: max(taken[0], NOTICEABLE_CORES))[:repeats]
+    worst = max(cores for cores, _ in counted)
+    note = f"; DISTURBED: other processes used up to {worst:.2f} cores" if worst > NOTICEABLE_CORES else ""
+    return [median(seconds) for seconds in zip(*(seconds for _, seconds in counted), strict=True)], note
+
+
+def _in_turn(ways: Sequence[Callable[[], Any]]) -> list[tuple[float, float]]:
+    """Run every way once: (cores that others used, seconds) of each."""
+    taken = []
+    for way in ways:
+        gc.collect()
+        disturbance, start = Disturbance(), time.perf_counter()
+        way()
+        seconds = time.perf_counter() - start
+        taken.append((disturbance.cores(), seconds))
+    return taken
 
 
 def check_close(what: str, ours: Tensor, peer: Tensor, tolerance: float) -> float:
@@ -123,29 +173,6 @@ def _measure_peak(setup: str, threads: int, **options: Any) -> float:
     growth = _status("VmHWM") - before
     del kept
     return growth / MEBIBYTE
-
-
-class Disturbance:
-    """How much of the machine others used since this was made: a slow spell can make either side of a row look bad."""
-
-    def __init__(self) -> None:
-        self.start = self._now()
-
-    def cores(self) -> float:
-        """Cores kept busy, on average, by anything but this process and its children; 0 where there is no /proc."""
-        seconds, all_s, own_s = (now - start for now, start in zip(self._now(), self.start, strict=True))
-        return max(0.0, (all_s - own_s) / max(seconds, 0.1))
-
-    @staticmethod
-    def _now() -> tuple[float, float, float]:
-        """Seconds: of the clock, of all processors at work (with what a hypervisor took), of this process and its children."""
-        own = sum(os.times()[:4])
-        stat = Path("/proc/stat")
-        if not stat.exists():
-            return time.monotonic(), own, own
-        user, nice, system, _idle, _wait, irq, softirq, steal = (int(field) for field in stat.read_text().split()[1:9])
-        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-        return time.monotonic(), busy, own
 
 
 def table(rows: Sequence[Row]) -> str:

@@ -7,17 +7,13 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
-from benchmarks.measure import Disturbance, Row, WrongResultError, table
-
-# others' use of the machine from which on a row says that it was disturbed
-NOTICEABLE_CORES = 0.15
+from benchmarks.measure import Row, WrongResultError, table
 
 Suite = dict[str, Callable[[], list[Row]]]
 
@@ -51,18 +47,12 @@ def run(suite: Suite) -> tuple[list[Row], list[str]]:
     """Rows of all entries, and one line for each entry whose results were wrong."""
     rows, wrong = [], []
     for name, entry in suite.items():
-        start, disturbance = time.perf_counter(), Disturbance()
+        start = time.perf_counter()
         try:
-            found = entry()
+            rows += entry()
         except WrongResultError as error:
-            found = []
             wrong.append(f"{name}: WRONG RESULT: {error}")
-        cores = disturbance.cores()
-        print(f"{name}: {time.perf_counter() - start:.0f} s, others used {cores:.2f} cores", file=sys.stderr, flush=True)
-        if cores >= NOTICEABLE_CORES:
-            note = f"DISTURBED: other processes used {cores:.2f} cores meanwhile"
-            found = [replace(row, conditions=f"{row.conditions}; {note}") for row in found]
-        rows += found
+        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     return rows, wrong
 
 

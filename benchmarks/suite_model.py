@@ -17,7 +17,7 @@ from bcaudio.nn.attention import Packing, attend_packed
 from bcaudio.nn.depth_transformer import DepthTransformer
 from bcaudio.nn.residual_vq import ResidualVQ
 from bcaudio.nn.whisper_encoder import WhisperEncoder
-from benchmarks.measure import MEBIBYTE, Row, WrongResultError, alternate, check_close, peak_growth, speedup
+from benchmarks.measure import MEBIBYTE, Row, WrongResultError, alternate_calmly, check_close, peak_growth, speedup
 
 CODEBOOK_SIZES = (8192, 4096, 2048, 1024, 1024, 1024, 1024, 1024)
 # 1 to 15 s, 6 s on average
@@ -58,7 +58,7 @@ def encode(
 
     padded = F.pad(mel[:1], (0, 2 * positions - mel.shape[2]))
     states = [torch.randn(1, length, dim) for length in hidden_lengths.tolist()]
-    whole_s, padded_s, bare_s, tail_s = alternate(
+    (whole_s, padded_s, bare_s, tail_s), note = alternate_calmly(
         lambda: tokenizer.encode(waveform, lengths),
         lambda: theirs(padded).last_hidden_state,
         lambda: [_bare_layers(theirs, x) for x in states],
@@ -68,7 +68,7 @@ def encode(
     )
     what = (
         f"{len(clips_s)} clips of {min(clips_s):g}-{max(clips_s):g} s (mean {sum(clips_s) / len(clips_s):.3g} s) as one batch, "
-        f"waveform to codes, {num_layers} layers of width {dim}, fp32, random weights, the same in the peer"
+        f"waveform to codes, {num_layers} layers of width {dim}, fp32, random weights, the same in the peer{note}"
     )
     peer_padded = f"transformers' WhisperEncoder from its mel on, a clip padded to {max_audio_s:g} s (every clip costs the same)"
     peer_bare = f"the {int(hidden_lengths.sum())} encoder frames through transformers' layers alone, clip by clip, unpadded"
@@ -131,7 +131,7 @@ def rvq(num_vectors: int = 4096, dim: int = 5120, codebook_sizes: Sequence[int] 
     output, (quantized, codes, _) = ours(x), theirs(x)
     check_close("codes", output.codes, codes, 0)
     check_close("quantised vectors", output.quantized, quantized, 1e-4)
-    ours_s, peer_s = alternate(lambda: ours(x), lambda: theirs(x), repeats=repeats, warm_up=False)
+    (ours_s, peer_s), note = alternate_calmly(lambda: ours(x), lambda: theirs(x), repeats=repeats, warm_up=False)
     return [
         speedup(
             "rvq.quantise",
@@ -139,7 +139,7 @@ def rvq(num_vectors: int = 4096, dim: int = 5120, codebook_sizes: Sequence[int] 
             peer_s,
             1.0,
             f"{num_vectors} vectors of {dim}, codebooks {list(codebook_sizes)}, fp32, inference, codes and quantised vectors "
-            "(ours also the distance of every level); peer: ResidualVQ of vector-quantize-pytorch; codes equal",
+            f"(ours also the distance of every level); peer: ResidualVQ of vector-quantize-pytorch; codes equal{note}",
         )
     ]
 
@@ -171,7 +171,7 @@ def audio_head(
 
     for level, (ours, theirs) in enumerate(zip(cached(), whole(), strict=True)):
         check_close(f"logits of level {level}", ours, theirs, 1e-4)
-    ours_s, peer_s = alternate(cached, whole, repeats=repeats)
+    (ours_s, peer_s), note = alternate_calmly(cached, whole, repeats=repeats)
     return [
         speedup(
             "audio_head.frame",
@@ -179,7 +179,7 @@ def audio_head(
             peer_s,
             3.0,
             f"one frame of {len(codebook_sizes)} levels, width {dim}, {num_layers} layers, fp32, batch of one; peer: all "
-            f"{len(codebook_sizes)} depth positions and the level's classifier, once per level; logits equal within 1e-4",
+            f"{len(codebook_sizes)} depth positions and the level's classifier, once per level; logits equal within 1e-4{note}",
         )
     ]
 
@@ -219,7 +219,7 @@ def text_loss(
     num_tokens: int = 2048,
     timed_tokens: int = 1024,
     trained_tokens: int = 64,
-    repeats: int = 5,
+    repeats: int = 7,
 ) -> list[Row]:
     """Loss over the whole vocabulary, forward and backward, against all logits at once."""
     names = ("loss", "gradient of the hidden states", "gradient of the text head")
@@ -232,7 +232,7 @@ def text_loss(
         return steps
 
     compare(trained_tokens, frozen=False)
-    ours_s, plain_s = alternate(*compare(timed_tokens, frozen=True), repeats=repeats, warm_up=False)
+    (ours_s, plain_s), note = alternate_calmly(*compare(timed_tokens, frozen=True), repeats=repeats, warm_up=False)
     sizes = {"vocab_size": vocab_size, "dim": dim, "num_tokens": num_tokens}
     ours, plain = (peak_growth("benchmarks.suite_model:loss_step", kind=kind, **sizes) for kind in LOSSES)
     head = 4 * vocab_size * dim / MEBIBYTE
@@ -240,8 +240,8 @@ def text_loss(
         raise WrongResultError(f"a frozen text head: {ours:.0f} MiB were allocated, room for a weight gradient of {head:.0f} MiB")
     what = f"vocabulary of {vocab_size}, width {dim}, fp32, forward and backward, head frozen as in both stages of pre-training"
     timed = (
-        f"{timed_tokens} of the {num_tokens} tokens to save time, in chunks of 256; peer: cross_entropy on all logits; value and "
-        f"gradients equal, that of a trained head on {trained_tokens} tokens"
+        f"{timed_tokens} of the {num_tokens} tokens to save time, in chunks of 512; peer: cross_entropy on all logits; value and "
+        f"gradients equal, that of a trained head on {trained_tokens} tokens{note}"
     )
     measured = f"{num_tokens} tokens, a process each; peer as above; no gradient of the head ({head:.0f} MiB) is allocated"
     return [
@@ -280,11 +280,11 @@ def packed_attention(
 
     for name, ours, theirs in zip(("output", "dq", "dk", "dv"), packed(), masked(), strict=True):
         check_close(f"packed attention, {name}", ours, theirs, 1e-4)
-    ours_s, peer_s = alternate(packed, masked, repeats=repeats)
+    (ours_s, peer_s), note = alternate_calmly(packed, masked, repeats=repeats)
     isolated, leaking = _leaks()
     timed = (
         f"{num_positions} positions in {num_documents} documents of {int(lengths.min())}-{int(lengths.max())}, {num_heads} heads "
-        f"of {head_dim} on {num_kv_heads} key heads, fp32; peer: torch's attention with the dense mask; equal gradients"
+        f"of {head_dim} on {num_kv_heads} key heads, fp32; peer: torch's attention with the dense mask; equal gradients{note}"
     )
     leaked = (
         "three documents in one row through AudioLLM on a tiny random Qwen2, largest difference to each document alone; peer: "

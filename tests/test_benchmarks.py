@@ -10,7 +10,17 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import run, suite_model
-from benchmarks.measure import Row, WrongResultError, alternate, check_close, peak_growth, speedup, table
+from benchmarks.measure import (
+    Disturbance,
+    Row,
+    WrongResultError,
+    alternate,
+    alternate_calmly,
+    check_close,
+    peak_growth,
+    speedup,
+    table,
+)
 
 GOOD = Row("a.fast", 1.0, 3.0, "s", 3.0, ">=", 2.0, "small")
 BAD = Row("b.lean", 8.0, 10.0, "MiB", 0.8, "<=", 0.15, "smaller")
@@ -39,6 +49,41 @@ def test_ways_are_measured_in_turn() -> None:
     seconds = alternate(lambda: order.append("ours"), lambda: order.append("peer"), repeats=2, warm_up=False)
     assert order == ["ours", "peer", "ours", "peer"]
     assert len(seconds) == 2
+
+
+@pytest.mark.parametrize(
+    ("usage", "num_rounds", "note"),
+    [
+        ([0.0, 0.1, 0.0], 3, ""),
+        # the second is repeated
+        ([0.0, 0.9, 0.0, 0.0], 4, ""),
+        ([0.9, 0.0, 0.8, 0.5, 0.9, 0.4], 6, "; DISTURBED: other processes used up to 0.50 cores"),
+    ],
+    ids=["calm", "once", "always"],
+)
+def test_disturbed_runs_are_repeated_and_the_calmest_count(
+    usage: list[float], num_rounds: int, note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings, runs = iter([reading for cores in usage for reading in (cores, 0.0)]), []
+    monkeypatch.setattr(Disturbance, "cores", lambda self: next(readings))
+    ways = (lambda: runs.append(1), lambda: runs.append(2))
+    assert alternate_calmly(*ways, repeats=3, warm_up=False)[1] == note
+    assert runs == [1, 2] * num_rounds
+
+
+def test_disturbance_is_the_work_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    readings = iter([(10.0, 100.0, 50.0), (20.0, 118.0, 60.0)])
+    monkeypatch.setattr(Disturbance, "_now", lambda self: next(readings))
+    # in 10 s the processors worked for 18 s, 10 of them for us
+    assert Disturbance().cores() == pytest.approx(0.8)
+
+
+def test_own_work_is_no_disturbance() -> None:
+    _, busy, own = Disturbance._now()
+    sum(range(20_000_000))
+    _, later, own_later = Disturbance._now()
+    assert own_later - own > 0.1
+    assert later - busy > 0.8 * (own_later - own)
 
 
 def test_results_that_differ_are_no_comparison() -> None:

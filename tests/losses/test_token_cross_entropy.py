@@ -12,7 +12,9 @@ from bcaudio.losses.token_cross_entropy import token_cross_entropy
 
 @pytest.mark.parametrize("chunk", [1, 4, 1000])
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_value_and_gradients_equal_plain_torch(chunk: int, reduction: str) -> None:
+@pytest.mark.parametrize("block", [3, 1024])
+def test_value_and_gradients_equal_plain_torch(chunk: int, reduction: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bcaudio.losses.token_cross_entropy.CPU_BLOCK", block)
     torch.manual_seed(0)
     hidden = torch.randn(3, 7, 8, requires_grad=True)
     weight = torch.randn(11, 8, requires_grad=True)
