@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 NORMALIZER = "basic-1"
 LANGUAGES = ("en", "fr", "es", "zh")
 _APOSTROPHES = str.maketrans({"\u2019": "'", "\u2018": "'", "\u02bc": "'"})
+_OUTER_APOSTROPHE = re.compile(r"(?<![^\W_])'|'(?![^\W_])")  # without a letter or digit on either side
+_HANZI = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U000323af"
+_UNIT = re.compile(f"[{_HANZI}]|[^{_HANZI} ]+")
+_BESIDE_HANZI = re.compile(f"(?<=[{_HANZI}]) | (?=[{_HANZI}])")
+
+
+class _Kept(dict[int, int]):
+    """For str.translate: letters, marks, numbers and apostrophes stay, anything else is a space; filled as characters come."""
+
+    def __missing__(self, code: int) -> int:
+        self[code] = code if code == ord("'") or unicodedata.category(chr(code))[0] in "LMN" else ord(" ")
+        return self[code]
+
+
+_KEPT = _Kept()
 
 
 def normalize(text: str, language: str) -> str:
@@ -17,27 +33,20 @@ def normalize(text: str, language: str) -> str:
     Raises:
         ValueError: language not one of en, fr, es, zh.
     """
-    if language not in LANGUAGES:
-        raise ValueError(f"normalize: language is {language!r}; known are {', '.join(LANGUAGES)}")
-    text = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES).lower()
-    kept = []
-    for i, char in enumerate(text):
-        inner = char == "'" and text[i - 1 : i].isalnum() and text[i + 1 : i + 2].isalnum()
-        kept.append(char if inner or unicodedata.category(char)[0] in "LMN" else " ")
-    words = "".join(kept).split()
-    if language != "zh":
-        return " ".join(words)
-    joined = ""
-    for word in words:
-        space = joined and not is_hanzi(joined[-1]) and not is_hanzi(word[0])
-        joined += (" " if space else "") + word
-    return joined
+    spaced = " ".join(_words(text, language))
+    return _BESIDE_HANZI.sub("", spaced) if language == "zh" else spaced
 
 
 def units(text: str, language: str) -> list[str]:
     """The units an error rate counts: words, with every hanzi a unit of its own (mixed error rate)."""
-    spaced = "".join(f" {char} " if is_hanzi(char) else char for char in normalize(text, language))
-    return spaced.split()
+    return _UNIT.findall(" ".join(_words(text, language)))
+
+
+def _words(text: str, language: str) -> list[str]:
+    if language not in LANGUAGES:
+        raise ValueError(f"normalize: language is {language!r}; known are {', '.join(LANGUAGES)}")
+    text = unicodedata.normalize("NFKC", text).translate(_APOSTROPHES).lower()
+    return _OUTER_APOSTROPHE.sub(" ", text).translate(_KEPT).split()
 
 
 def is_hanzi(char: str) -> bool:

@@ -99,6 +99,7 @@ def _speak(text: str, voice: str, timbre: Timbre) -> tuple[np.ndarray, list[tupl
         library.espeak_SetParameter(_RATE, timbre.rate, 0)
         library.espeak_SetParameter(_PITCH, timbre.pitch, 0)
         library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        ctypes.CDLL(None).srand(1)  # the noise of the Klatt voices (caleb) comes from the C library
         data = text.encode()
         if library.espeak_Synth(data, ctypes.c_size_t(len(data) + 1), 0, 0, 0, _UTF8, None, None) != 0:
             raise Rejected("synthesis failed", text)

@@ -38,10 +38,13 @@ def test_silence_is_trimmed_to_the_margin() -> None:
     assert waveform[-margin - 1] != 0
 
 
-def test_speech_does_not_depend_on_what_was_said_before() -> None:
-    first = synthesize("twenty three, four", "en", TRAIN_TIMBRES[0]).waveform
+# caleb is a Klatt voice, whose noise comes from the C library's generator
+@pytest.mark.parametrize("variant", [TRAIN_TIMBRES[0].variant, "caleb"])
+def test_speech_does_not_depend_on_what_was_said_before(variant: str) -> None:
+    timbre = Timbre(variant, 50, 190)
+    first = synthesize("twenty three, four", "en", timbre).waveform
     synthesize("三加四等于几", "zh", TRAIN_TIMBRES[5])
-    np.testing.assert_array_equal(synthesize("twenty three, four", "en", TRAIN_TIMBRES[0]).waveform, first)
+    np.testing.assert_array_equal(synthesize("twenty three, four", "en", timbre).waveform, first)
 
 
 def test_every_timbre_speaks_both_languages() -> None:
