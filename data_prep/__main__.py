@@ -16,7 +16,7 @@ from bcaudio.recipe.load import load_recipe
 from bcaudio.recipe.record import Progress, stage_record
 from data_prep.engine import Engine
 from data_prep.report import report
-from data_prep.status import status
+from data_prep.status import status, step_costs
 
 DATA_KEYS = frozenset({"extends", "name", "paper", "seed", "threads", "engine", "workers", "takes", "out", "job"})
 
@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.set_defaults(function=lambda given: print(run(given.recipe, given.overrides)))
     command = commands.add_parser("status", help="how far a data folder is, and where its hours went")
     command.add_argument("out", type=Path)
-    command.set_defaults(function=lambda given: status(given.out))
+    command.add_argument("--costs", type=float, metavar="MINUTES", help="time every step of its recipe on so much of its sound")
+    command.set_defaults(function=lambda given: status(given.out) if given.costs is None else step_costs(given.out, given.costs))
     command = commands.add_parser("report", help="write OUT/report/index.html: hours, drops, histograms, sounds")
     command.add_argument("out", type=Path)
     command.set_defaults(function=lambda given: print(report(given.out)))

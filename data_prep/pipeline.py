@@ -8,10 +8,9 @@ survey judges once over all of them, and the next phase reads those shards with 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
-import sys
+import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,15 +19,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
-from bcaudio.data.index_file import FORMAT
-from bcaudio.data.shards import SAMPLE_RATE, shard_path
+from bcaudio.data.index_file import FORMAT, index_path
+from bcaudio.data.shards import SAMPLE_RATE
 from bcaudio.recipe.record import write_atomic
-from bcaudio.text.normalize import units
 from data_prep.engine import IN_THIS_PROCESS, Engine
+from data_prep.plan import Chunk, plan
 from data_prep.task import Task, finished, make_shard, specification
-from data_prep.utterance import CorpusUnavailable, Listing, Source, Step, Survey, Utterance
+from data_prep.utterance import Source, Step, Survey
 
-VERSION = 2  # of what clips sound like; a change makes every shard anew
+VERSION = 3  # of what clips sound like; a change makes every shard anew
 FINGERPRINT = {"format": FORMAT, "sample_rate": SAMPLE_RATE}
 
 
@@ -40,15 +39,6 @@ class Reporter(Protocol):
     def step(self, n: int, **numbers: Any) -> None:
         """`n` tasks are done."""
         ...
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """The utterances of one shard to be: their file in `plan/`, its hash, and the name of the shard."""
-
-    name: str
-    path: Path
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -72,6 +62,8 @@ class Pipeline:
         ValueError: no corpus, or the same corpus twice.
     """
 
+    keeps_folder = True  # a changed recipe makes anew what depends on the change (bcaudio.recipe.record.keeps_what_fits)
+
     def __init__(self, corpora: list[Source], steps: Sequence[Step | Survey] = (), max_duration_s: float = 300.0) -> None:
         if not corpora:
             raise ValueError("Pipeline: corpora is empty; name at least one source")
@@ -84,7 +76,8 @@ class Pipeline:
     def run(self, out: Path, seed: int, progress: Reporter | None = None, engine: Engine = IN_THIS_PROCESS) -> dict[str, Any]:
         """Write `out/shards/*.tar` with indices, `out/text.txt` (training texts), `out/units.json` (their words and hanzi),
         `out/drops.jsonl` (everything left out, with step and reason) and `out/fingerprint.json`. No byte of it depends on the
-        engine.
+        engine. Shards of before that fit the recipe are kept; those that it no longer makes are removed, once the others are
+        there.
 
         Returns:
             Counts for the record: shards made and kept, samples and hours per corpus and split, seconds in, out and dropped per
@@ -98,10 +91,12 @@ class Pipeline:
             if progress is not None:
                 progress.total = len(chunks) * len(self.phases)
             records: list[list[dict[str, Any]]] = []
-            made = 0
+            made, belonging = 0, set()
             for number in range(len(self.phases)):
                 tasks = self._tasks(number, chunks, records, out, Path(scratch))
                 made += self._run(tasks, records, progress, engine)
+                belonging |= {path for task in tasks for path in (task.tar, index_path(task.tar), task.done, task.looks)}
+        self._remove_all_but(belonging, out)
         write_atomic(out / "fingerprint.json", json.dumps(FINGERPRINT, indent=1) + "\n")
         drops = list(chain.from_iterable(record["drops"] for phase in records for record in phase))
         write_atomic(out / "drops.jsonl", "".join(json.dumps(drop, ensure_ascii=False) + "\n" for drop in drops))
@@ -143,6 +138,16 @@ class Pipeline:
                 )
             )
         return tasks
+
+    def _remove_all_but(self, belonging: set[Path], out: Path) -> None:
+        """Shards and done-records that an earlier recipe made in this folder and this one does not."""
+        for folder in (out, *out.glob("phase-*")):
+            for path in sorted((*folder.glob("shards/*.idx"), *folder.glob("shards/*.tar"), *folder.glob("done/*.json*"))):
+                if path not in belonging:
+                    path.unlink()
+        for folder in out.glob("phase-*"):
+            if not any(folder in path.parents for path in belonging):
+                shutil.rmtree(folder)
 
     def _judge(self, number: int, chunks: Sequence[Chunk], out: Path) -> dict[str, dict[str, Any]]:
         """Verdicts of the survey before a phase, by shard and key."""
@@ -189,95 +194,6 @@ def phases_of(steps: Sequence[Step | Survey]) -> tuple[Phase, ...]:
         else:
             current.append(step)
     return (*phases, Phase(tuple(current), before))
-
-
-def plan(corpora: Sequence[Source], seed: int, out: Path, scratch: Path) -> tuple[list[Chunk], dict[str, Any]]:
-    """List all corpora into `out/plan/`, a file per shard; one utterance is in memory at a time where the source streams.
-
-    Returns:
-        The chunks in their order, and what the record says of the listing: `dropped` per corpus, `left_out`, `num_texts`.
-    """
-    folder = out / "plan"
-    folder.mkdir(exist_ok=True)
-    chunks: list[Chunk] = []
-    dropped: dict[str, dict[str, int]] = {}
-    left_out: dict[str, str] = {}
-    words: set[str] = set()
-    num_texts = 0
-    with open(out / "text.txt.tmp", "w", encoding="utf-8") as texts:
-        for source in corpora:
-            counts: Counter[str] = Counter()
-            writers: dict[str, ChunkWriter] = {}
-            try:
-                for utterance in _utterances(source, seed, scratch, counts):
-                    writer = writers.setdefault(utterance.split, ChunkWriter(folder, source, utterance.split))
-                    writer.add(utterance)
-                    if source.for_tokenizer and utterance.split == "train":
-                        for text in filter(None, (utterance.text, utterance.translation, utterance.answer)):
-                            texts.write(text + "\n")
-                            words.update(units(text, "zh"))
-                            num_texts += 1
-            except CorpusUnavailable as reason:
-                left_out[source.corpus] = str(reason)
-                print(f"WARNING: {reason}", file=sys.stderr)
-                continue
-            chunks.extend(chain.from_iterable(writers[split].close() for split in sorted(writers, reverse=True)))
-            if counts:
-                dropped[source.corpus] = dict(counts)
-    (out / "text.txt.tmp").replace(out / "text.txt")
-    write_atomic(out / "units.json", json.dumps(sorted(words), ensure_ascii=False))
-    return chunks, {"dropped_when_listed": dropped, "left_out": left_out, "num_texts": num_texts}
-
-
-def _utterances(source: Source, seed: int, scratch: Path, counts: Counter[str]) -> Iterator[Utterance]:
-    if hasattr(source, "utterances"):
-        yield from source.utterances(counts)
-        return
-    listing: Listing = source.list_utterances(seed, scratch)
-    counts.update(listing.dropped)
-    yield from listing.utterances
-
-
-class ChunkWriter:
-    """Utterances of one corpus and split -> chunks of `samples_per_shard`, a line of JSON each, without what is default."""
-
-    def __init__(self, folder: Path, source: Source, split: str) -> None:
-        self.folder, self.name, self.size = folder, f"{source.corpus}-{split}", source.samples_per_shard
-        self.lines: list[str] = []
-        self.chunks: list[Chunk] = []
-
-    def add(self, utterance: Utterance) -> None:
-        """Append one utterance."""
-        self.lines.append(to_line(utterance))
-        if len(self.lines) == self.size:
-            self._write()
-
-    def close(self) -> list[Chunk]:
-        """Write the last chunk and give all of them."""
-        if self.lines:
-            self._write()
-        return self.chunks
-
-    def _write(self) -> None:
-        name = Path(shard_path("", self.name, len(self.chunks))).stem
-        text = "".join(self.lines)
-        path = self.folder / f"{name}.jsonl"
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        write_atomic(path, text)
-        self.chunks.append(Chunk(name, path, digest))
-        self.lines = []
-
-
-_DEFAULTS = {f.name: f.default for f in dataclasses.fields(Utterance)}
-
-
-def to_line(utterance: Utterance) -> str:
-    """One line of JSON; `data_prep.task.from_line` reads it."""
-    fields = {name: value for name, value in vars(utterance).items() if name != "parts" and value != _DEFAULTS[name]}
-    parts = [
-        [part.text, part.role, *([] if part.timbre is None else [list(vars(part.timbre).values())])] for part in utterance.parts
-    ]
-    return json.dumps({**fields, "parts": parts}, ensure_ascii=False) + "\n"
 
 
 def totals(records: Sequence[Sequence[Mapping[str, Any]]], drops: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def render(out: Path, seed: int = 0) -> str:
             "flow",
             "Flow",
             "Hours into every step, and what was dropped there for which reason. A phase ends where a step must see all "
-            "clips. What could not be opened has no length known, so it counts as a clip of 0 s.",
+            "clips. What could not be opened counts with the seconds that its header told, else as a clip of 0 s.",
             problems + _left_out(record) + _flow_table(flow),
         ),
         ("kept", "Kept", "Hours in the shards." + escape(_partly(kept)), _kept_tables(kept)),

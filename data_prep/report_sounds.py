@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from html import escape
 from math import inf
 from pathlib import Path
@@ -62,7 +62,8 @@ def find_dropped(out: Path, drops: Sequence[Dropped], ticker: Ticker) -> list[Fo
         ticker.tell("dropped clips of shard", done, len(wanted))
         keys = [drops[number].key for number in numbers]
         try:
-            source = _opened(out, shard, keys) if phase == 0 else _written(out, phase - 1, shard, keys)
+            long_s = {drops[n].key: drops[n].duration_s for n in numbers if drops[n].reason == "too long"}
+            source = _opened(out, shard, keys, long_s) if phase == 0 else _written(out, phase - 1, shard, keys)
         except (ValueError, OSError) as error:
             source = dict.fromkeys(keys, f"its source cannot be read: {error}")
         for number in numbers:
@@ -92,18 +93,26 @@ def _note(key: str, source: str) -> str:
     return "" if key == source else f"the whole of {source}, which this was cut from"
 
 
-def _opened(out: Path, shard: str, keys: Sequence[str]) -> dict[str, Found | str]:
+def _opened(out: Path, shard: str, keys: Sequence[str], long_s: Mapping[str, float]) -> dict[str, Found | str]:
+    """Of a recording that was too long (key -> its seconds) no more is read than is played: it may last for hours."""
     candidates = {name for key in keys for name in _lineage(key)}
     with open(out / "plan" / f"{shard}.jsonl", encoding="utf-8") as lines:
         utterances = {u.key: u for u in map(from_line, lines) if u.key in candidates}
     clips: dict[str, Found | str] = {}
     for source, children in _match(keys, set(utterances)).items():
+        utterance, length_s = utterances[source], long_s.get(source, 0.0)
+        if utterance.audio is not None and length_s > MAX_CLIP_S:
+            utterance = replace(utterance, end_s=utterance.start_s + MAX_CLIP_S)
         try:
-            sample, waveform = make_clip(utterances[source], out, inf)
+            sample, waveform = make_clip(utterance, out, inf)
             for key in children:
-                clips[key] = "a text without sound" if waveform is None else found(sample, waveform, _note(key, source))
+                note = (
+                    f"the beginning of {length_s:,.2f} s" if utterance.end_s != utterances[source].end_s else _note(key, source)
+                )
+                clips[key] = "a text without sound" if waveform is None else found(sample, waveform, note)
         except (Rejected, ValueError, OSError) as error:
-            gone = not Path(utterances[source].audio or "/").is_absolute()
+            audio = utterance.audio or "/"
+            gone = "://" not in audio and not Path(audio).is_absolute()
             reason = "its recording lay in the scratch folder of the run" if gone else f"it cannot be opened: {error}"
             clips |= dict.fromkeys(children, reason)
     return clips

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from bcaudio.recipe.record import write_atomic
 from data_prep.steps.clip import make_clip
 from data_prep.utterance import Clip, Drop, Drops, MissingExtra, Part, Rejected, Step, Survey, Timbre, Utterance, Word
 
+ENVIRONMENT = (MissingExtra, OSError)  # errors that no clip is to blame for
 SIMPLE = (str, int, float, bool, type(None))
 SAME_IN_SAMPLE = (
     "key",
@@ -89,14 +91,19 @@ def make_shard(task: Task) -> dict[str, Any]:
     """Make one shard, then its done-record, which is returned. A bad clip is dropped with its reason, and the shard goes on.
 
     Steps see the clips as one stream. If one of them fails, the shard is made again with a stream per clip, and the clips that
-    fail are dropped: one bad clip costs time, never its neighbours.
+    fail are dropped: one bad clip costs time, never its neighbours. No clip is to blame for a package that is missing, a full
+    disk or a server that is gone: these stop the run.
+
+    Raises:
+        MissingExtra, OSError: as said.
+        ValueError: the shard of the phase before is not what was written.
     """
     task.done.unlink(missing_ok=True)
     task.done.parent.mkdir(parents=True, exist_ok=True)
     try:
         run = Run(task)
         write_shard(run.samples(run.through(run.opened())), task.tar, dict(task.fingerprint))
-    except MissingExtra:
+    except ENVIRONMENT:
         raise
     except Exception:  # a step may fail in any way; what fails again on its own is named in the drops
         run = Run(task)
@@ -138,9 +145,15 @@ class Run:
                 try:
                     yield clip_of(*make_clip(utterance, self.task.scratch, self.task.max_duration_s))
                 except Rejected as rejected:
-                    self.drops.append(Drop(utterance.key, "read", rejected.reason, rejected.value, 0.0))
+                    duration_s = round(rejected.duration_s, 4)
+                    self.drops.append(Drop(utterance.key, "read", rejected.reason, rejected.value, duration_s))
 
     def _of_shard(self) -> Iterator[Clip]:
+        with open(self.task.source, "rb") as stream:
+            if hashlib.file_digest(stream, "sha256").hexdigest() != read_header(self.task.source)["sha256"]:
+                raise ValueError(
+                    f"{self.task.source}: bytes have changed since it was written; delete it and run the same command again"
+                )
         index = ShardIndex([self.task.source])
         for i, duration_s in enumerate(index.durations_s):
             yield clip_of(index.sample(i), index.waveform(i) if duration_s else None)
@@ -159,7 +172,7 @@ class Run:
             num_drops, into = len(self.drops), {name: list(counts) for name, counts in self.into.items()}
             try:
                 made = list(self.through(iter([clip])))
-            except MissingExtra:
+            except ENVIRONMENT:
                 raise
             except Exception as error:
                 del self.drops[num_drops:]
@@ -203,7 +216,7 @@ class Run:
 
 
 def from_line(line: str) -> Utterance:
-    """An utterance of the plan; the inverse of `data_prep.pipeline.to_line`."""
+    """An utterance of the plan; the inverse of `data_prep.plan.to_line`."""
     fields = json.loads(line)
     parts = tuple(Part(text, role, *(Timbre(*values) for values in timbre)) for text, role, *timbre in fields.pop("parts"))
     return Utterance(parts=parts, **fields)

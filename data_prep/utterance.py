@@ -46,6 +46,7 @@ class Utterance:
             name one inside a file. None where the parts are synthesised or text only.
         start_s, end_s: the stretch of the recording that is meant, in seconds; end_s None: to its end.
         speaker: speaker id.
+        duration_s: what the source says of the stretch's length; a recording that disagrees is dropped.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Utterance:
     audio: str | None = None
     start_s: float = 0.0
     end_s: float | None = None
+    duration_s: float | None = None
 
 
 @dataclass
@@ -103,11 +105,12 @@ class Rejected(Exception):
     Args:
         reason: one of a few words, counted per reason.
         value: what was found.
+        duration_s: seconds of sound that are lost by it, as far as they are known.
     """
 
-    def __init__(self, reason: str, value: Any) -> None:
+    def __init__(self, reason: str, value: Any, duration_s: float = 0.0) -> None:
         super().__init__(f"{reason}: {value}")
-        self.reason, self.value = reason, value
+        self.reason, self.value, self.duration_s = reason, value, duration_s
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ import soundfile
 from bcaudio.data.index_file import Entry, Written, entry_of, index_path, open_index, pack_index
 from bcaudio.data.schema import Sample
 from bcaudio.data.storage import Place, as_place, file_name, is_url, join, read_range, remove, upload
+from bcaudio.recipe.record import naming_full_disk
 
 SAMPLE_RATE = 24_000
 BLOCK = 512  # tar header size; a member's header lies one block before its data
@@ -113,7 +114,7 @@ def _write_local(samples: Iterable[tuple[Sample, dict[str, bytes]]], tar: Path, 
     written: list[tuple[Entry, str, dict[str, int]]] = []
     seen: set[str] = set()
     try:
-        with open(temporary[0], "wb") as stream:
+        with naming_full_disk(tar), open(temporary[0], "wb") as stream:
             with TarWriter(stream, user="", group="", mtime=0, encoder=False) as writer:
                 for sample, members in samples:
                     if sample.key in seen:
@@ -124,7 +125,7 @@ def _write_local(samples: Iterable[tuple[Sample, dict[str, bytes]]], tar: Path, 
                     written.append((entry_of(sample), sample.source, sizes))
             stream.flush()
             os.fsync(stream.fileno())
-        with open(temporary[1], "wb") as stream:
+        with naming_full_disk(index), open(temporary[1], "wb") as stream:
             stream.write(_index_of(temporary[0], tar.name, written, fingerprint))
             stream.flush()
             os.fsync(stream.fileno())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -13,7 +14,7 @@ import resource
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,18 +22,33 @@ from typing import Any
 
 from bcaudio import __version__
 from bcaudio.recipe.load import dump_recipe
+from bcaudio.recipe.target import resolve_target
 
 # A change of one of these makes a finished stage stale.
 KEY_PACKAGES = ("bcaudio", "torch", "transformers", "lightning")
 # Where a stage stands, what it is called and what runs it does not change what it computes.
 NOT_IN_KEY = frozenset({"out", "takes", "name", "paper", "threads", "engine", "workers"})
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, limit of a file's size
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: str | Path) -> Iterator[None]:
+    """Around writing `path`: an OSError of a disk that takes no more gets the path and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        remedy = f"{os.strerror(error.errno)}; free some space or choose another out=, then run the same command again"
+        raise OSError(error.errno, remedy, str(path)) from error
 
 
 def write_atomic(path: Path, text: str) -> None:
     """Write a text file such that readers see the old content or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with naming_full_disk(path):
+            temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -104,6 +120,32 @@ def set_aside(folder: Path) -> Path:
     return moved
 
 
+def keeps_what_fits(before: Mapping[str, Any], recipe: Mapping[str, Any], taken: Mapping[str, str]) -> bool:
+    """Whether a stage folder stays although its recipe has changed: its job knows file by file what still fits.
+
+    Such a job's class says `keeps_folder = True`. It must also be the job of before, and what it cannot see in its recipe,
+    the taken stages and the versions, must be the same.
+
+    Args:
+        before: the folder's record.
+        recipe: resolved; the new one.
+        taken: name -> key of the folders it takes.
+    """
+    target = _job(recipe)
+    return (
+        target is not None
+        and target == before.get("job")
+        and {name: entry.get("key") for name, entry in before.get("takes", {}).items()} == dict(taken)
+        and all(before.get("versions", {}).get(package) == versions()[package] for package in KEY_PACKAGES)
+        and bool(getattr(resolve_target(target), "keeps_folder", False))
+    )
+
+
+def _job(recipe: Mapping[str, Any]) -> str | None:
+    job = recipe.get("job")
+    return job.get("_target_") if isinstance(job, Mapping) else None
+
+
 def stage_record(out: str | Path, recipe: Mapping[str, Any], takes: Mapping[str, str | Path] | None = None) -> StageRecord:
     """`with stage_record(out, recipe, takes) as record:` around all that a stage command does. See StageRecord."""
     return StageRecord(Path(out), recipe, takes or {})
@@ -113,8 +155,8 @@ class StageRecord:
     """Context manager that keeps `recipe.yaml` and `stage.json` of a stage folder, both written atomically.
 
     On entry the status is `running`. It ends as `done`, `failed` (with a one-line reason) or `interrupted`. Entering a folder
-    whose record has the same key counts one more attempt and adds up wall times; a folder with another key is first moved to
-    `<out>.stale-<n>`. Only rank 0 of a distributed run writes.
+    whose record has the same key, or that `keeps_what_fits`, counts one more attempt and adds up wall times; any other folder is
+    first moved to `<out>.stale-<n>`. Only rank 0 of a distributed run writes.
 
     Args:
         out: the stage folder, created when missing.
@@ -139,7 +181,8 @@ class StageRecord:
             raise ValueError(
                 f"{self.out}: process {before['pid']} is writing this stage; wait for it, stop it, or choose another out="
             )
-        if before and before.get("key") != self.key:
+        taken = {name: entry["key"] for name, entry in self.takes.items()}
+        if before and before.get("key") != self.key and not keeps_what_fits(before, self.recipe, taken):
             set_aside(self.out)
             before = {}
         self._wall_s_before = before.get("wall_s", 0.0) + _lost_wall_s(self.out, before)
@@ -147,6 +190,7 @@ class StageRecord:
         self.content = {
             "status": "running",
             "key": self.key,
+            "job": _job(self.recipe),
             "takes": self.takes,
             "versions": dict(versions()),
             "git_commit": git_commit(),

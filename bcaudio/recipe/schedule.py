@@ -21,7 +21,7 @@ from rich.console import Console
 from bcaudio.recipe.display import Display, Row, duration, progress_of
 from bcaudio.recipe.errors import did_you_mean
 from bcaudio.recipe.graph import COMMANDS, Command, Pipeline, Stage, check_pipeline, stage_state
-from bcaudio.recipe.record import read_json, set_aside, write_atomic
+from bcaudio.recipe.record import keeps_what_fits, read_json, set_aside, write_atomic
 
 TAIL_LINES = 15
 POLL_S = 0.1
@@ -151,7 +151,9 @@ class _Runner:
 
     def _start(self, stage: Stage) -> None:
         state = stage_state(stage)
-        if state.word == "stale":
+        if state.word == "stale" and keeps_what_fits(state.record, stage.recipe, stage.taken_keys):
+            self.display.say(f"{stage.name}: stale ({state.reason}); what still fits is kept")
+        elif state.word == "stale":
             self.display.say(f"{stage.name}: stale ({state.reason}); the old folder is now {set_aside(stage.folder)}")
         elif state.word == "cut off":
             self.display.say(f"{stage.name}: goes on where it was cut off ({state.reason})")

@@ -14,16 +14,17 @@ from data_prep.sources.tables import json_lines
 from data_prep.utterance import Utterance
 
 _STRINGS = ("language", "speaker", "translation", "target_language", "answer", "source", "licence", "role")
-_TIMES = ("start_s", "end_s")
+_TIMES = ("start_s", "end_s", "duration_s")
 KEYS = ("key", "audio", "text", "split", *_STRINGS, *_TIMES)
 
 
 class Manifest(RecordedCorpus):
     """Utterances of a JSONL file.
 
-    A line: `{"audio": "a.wav", "text": "hello"}` and, as needed, key, split, language, speaker, start_s, end_s, translation,
-    target_language, answer, source, licence, role (user, assistant or narrator). `audio` is a path, absolute or relative to the
-    manifest's folder, a URL, or `x.tar#member`; without it the line is text only.
+    A line: `{"audio": "a.wav", "text": "hello"}` and, as needed, key, split, language, speaker, start_s, end_s, duration_s,
+    translation, target_language, answer, source, licence, role (user, assistant or narrator). `audio` is a path, absolute or
+    relative to the manifest's folder, a URL, or `x.tar#member`; without it the line is text only. With `duration_s`, a recording
+    (or stretch) of another length is dropped when it is read: a wrong sample rate in its header, for instance.
 
     Args:
         path: the manifest; a URL or `.gz` too.

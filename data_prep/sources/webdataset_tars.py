@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
@@ -114,6 +115,13 @@ def _members(path: Path, dropped: Counter[str]) -> Iterator[tuple[str, bytes]]:
             tar.fileobj.seek(tar.offset)
             end = tar.fileobj.read(tarfile.BLOCKSIZE)
             if end != b"\0" * tarfile.BLOCKSIZE:  # tarfile takes a broken header for the end
-                dropped["corrupt tar header" if len(end) == tarfile.BLOCKSIZE else "truncated tar"] += 1
-    except (tarfile.TarError, EOFError):
-        dropped["truncated tar"] += 1
+                reason = "corrupt tar header" if len(end) == tarfile.BLOCKSIZE else "truncated tar"
+                _lost(path, reason, f"from byte {tar.offset} on", dropped)
+    except (tarfile.TarError, EOFError) as error:
+        _lost(path, "truncated tar", str(error), dropped)
+
+
+def _lost(path: Path, reason: str, where: str, dropped: Counter[str]) -> None:
+    """How many samples a broken tar has lost nobody can say, so the tar is named beside the count."""
+    dropped[reason] += 1
+    print(f"WARNING: {path}: {reason} ({where}); what lies behind is left out, copy the tar again", file=sys.stderr)

@@ -61,7 +61,9 @@ class Align:
 
     Args:
         emitter: a CTC model.
-        min_log_prob: clips below are dropped. A token scores its best frame on the path.
+        min_log_prob: clips below are dropped; a token scores its best frame on the path. Of 260 espeak-ng clips with voices and
+            texts that the micro world's auditor had not heard, -3 dropped none, and 91 % of them with another clip's text; -2
+            found 95 %, but dropped every tenth right clip among the English stories, so choose more than -3 for short clips only.
         share: a blank stretch between two words is cut at this share of its length.
         reach_s: a word takes at most so much of a blank stretch; what neither word takes is a pause.
         replace_words: align also clips that already have words.

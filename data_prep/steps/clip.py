@@ -9,7 +9,7 @@ import numpy as np
 
 from bcaudio.data.schema import Sample, Span
 from bcaudio.data.shards import SAMPLE_RATE
-from data_prep.steps.read import read_recording
+from data_prep.steps.read import SLACK_S, read_recording
 from data_prep.steps.synthesize import MARGIN_S, synthesize
 from data_prep.utterance import Rejected, Utterance
 
@@ -38,26 +38,30 @@ def make_clip(utterance: Utterance, scratch: Path, max_duration_s: float) -> tup
         The sample and float32 [N] at 24 kHz, or None for text only.
 
     Raises:
-        Rejected: empty, unreadable, longer than `max_duration_s`, or synthesis failed.
+        Rejected: empty, unreadable, longer than `max_duration_s`, of another length than stated, or synthesis failed.
     """
     waveform: np.ndarray | None = None
     spans = [Span(part.text, 0.0, 0.0, part.role) for part in utterance.parts]
     if utterance.audio is not None:
-        waveform = _recorded(utterance.audio, scratch, utterance.start_s, utterance.end_s)
+        waveform = _recorded(utterance, scratch, max_duration_s)
         spans = [Span(utterance.text, 0.0, len(waveform) / SAMPLE_RATE, utterance.parts[0].role)]
     elif any(part.timbre for part in utterance.parts):
         waveform, spans = _spoken(utterance)
     duration_s = 0.0 if waveform is None else len(waveform) / SAMPLE_RATE
     if duration_s > max_duration_s:
-        raise Rejected("too long", round(duration_s, 2))
+        raise Rejected("too long", round(duration_s, 2), duration_s)
     sample = Sample(**{field: getattr(utterance, field) for field in _COPIED}, spans=tuple(spans), duration_s=duration_s)
     return sample, waveform
 
 
-def _recorded(audio: str, scratch: Path, start_s: float, end_s: float | None) -> np.ndarray:
-    waveform = read_recording(audio, scratch, start_s, end_s, SAMPLE_RATE)
+def _recorded(utterance: Utterance, scratch: Path, max_duration_s: float) -> np.ndarray:
+    assert utterance.audio is not None
+    waveform = read_recording(utterance.audio, scratch, utterance.start_s, utterance.end_s, SAMPLE_RATE, max_duration_s)
     if np.abs(waveform).max() < 1e-4:
-        raise Rejected("empty", f"peak {np.abs(waveform).max():.1e}")
+        raise Rejected("empty", f"peak {np.abs(waveform).max():.1e}", len(waveform) / SAMPLE_RATE)
+    found_s, stated_s = len(waveform) / SAMPLE_RATE, utterance.duration_s
+    if stated_s is not None and abs(found_s - stated_s) > SLACK_S + 0.02 * stated_s:
+        raise Rejected("wrong length", f"{found_s:.3f} s, but its source states {stated_s} s", found_s)
     return waveform
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from bcaudio.audio.io import read_audio
 from bcaudio.data.index import ShardIndex, expand_paths
-from data_prep.steps.fingerprint import RATE, FingerprintIndex, fingerprint
+from data_prep.steps.fingerprint import RATE, Contents, fingerprint, pack, unpack
 from data_prep.steps.words import units_of
 from data_prep.utterance import Clip, Drops
 
@@ -22,6 +22,9 @@ class Contamination:
 
     Drops: `leaked audio` (the evaluation clip lies in the training clip), `leaked text` (the units of an
     evaluation text occur in the training text in one run). The value names the evaluation sample and the share.
+
+    Memory does not grow with the corpus, and a clip is compared with at most eight evaluation clips (`fingerprint.Contents`):
+    against 2,000 of them, one million clips of 10 s take about 14 minutes of judging (scaled from 40,000).
 
     Args:
         shards: tars (or patterns with *) of the evaluation sets.
@@ -54,13 +57,13 @@ class Contamination:
     def look(self, clip: Clip) -> dict[str, Any]:
         seen: dict[str, Any] = {}
         if self.audio and len(clip.waveform):
-            seen["audio"] = fingerprint(clip.waveform, clip.sample_rate)
+            seen["audio"] = pack(fingerprint(clip.waveform, clip.sample_rate))
         if self.text:
             seen["text"] = " ".join(units_of(clip.utterance.text, clip.utterance.language))
         return seen
 
     def judge(self, seen: Iterator[tuple[str, Any]]) -> Mapping[str, Any]:
-        sounds, texts = FingerprintIndex(), _Texts(self.min_units)
+        sounds, texts = Contents(), _Texts(self.min_units)
         for key, language, text, waveform in self._evaluation():
             if self.text:
                 texts.add(key, units_of(text, language))
@@ -69,7 +72,7 @@ class Contamination:
         verdicts: dict[str, Any] = {}
         for key, look in seen:
             of = texts.find(look.get("text", "").split())
-            sound = sounds.best(look["audio"], whole=False) if look.get("audio") else None
+            sound = sounds.best(unpack(look["audio"])) if look.get("audio") else None
             if sound is not None and sound[1] >= self.min_share:
                 verdicts[key] = {"reason": "leaked audio", "of": sound[0], "share": sound[1]}
             elif of is not None:

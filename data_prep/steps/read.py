@@ -31,7 +31,9 @@ _BLOCK = 1 << 20  # frames read at a time, so that a header which lies about its
 _UNKNOWN_SIZE = 0x7FFF0000  # a wav written to a pipe states such a size, or more
 
 
-def read_recording(audio: str, root: Path, start_s: float, end_s: float | None, sample_rate: int) -> np.ndarray:
+def read_recording(
+    audio: str, root: Path, start_s: float, end_s: float | None, sample_rate: int, max_duration_s: float = math.inf
+) -> np.ndarray:
     """Decode one recording, or the stretch of it that is asked for, to mono float32 [N] at `sample_rate` Hz.
 
     wav, flac, ogg, opus and mp3 are read from `start_s` to `end_s` only; g722, m4a and webm are decoded whole and cut.
@@ -41,9 +43,11 @@ def read_recording(audio: str, root: Path, start_s: float, end_s: float | None, 
         root: folder that relative paths start from and may not leave.
         start_s, end_s: the stretch in seconds; `end_s` None: to the end.
         sample_rate: Hz of the result.
+        max_duration_s: a longer stretch is refused before it is decoded, so that a recording of hours costs no memory.
 
     Raises:
-        Rejected: "not found", "empty file", "unreadable", "no such stretch", "wrong sample rate in the header" or "unsafe path".
+        Rejected: "not found", "empty file", "unreadable", "no such stretch", "too long", "wrong sample rate in the header" or
+            "unsafe path".
         ValueError: a package is missing that this kind of recording needs; the message says which `pip install` brings it.
     """
     if not 0 <= start_s < math.inf or (end_s is not None and not start_s < end_s < math.inf):
@@ -53,9 +57,9 @@ def read_recording(audio: str, root: Path, start_s: float, end_s: float | None, 
             raise Rejected("empty file", "0 bytes")
         file.seek(0)
         if PurePosixPath(name).suffix.lower() in _BY_AV:
-            waveform = _cut(_decode_by_av(file, name, sample_rate), sample_rate, start_s, end_s)
+            waveform = _cut(_decode_by_av(file, name, sample_rate, start_s, end_s, max_duration_s), sample_rate, start_s, end_s)
         else:
-            channels, rate = _decode(file, start_s, end_s)
+            channels, rate = _decode(file, start_s, end_s, max_duration_s)
             waveform = resample(channels.mean(axis=1), rate, sample_rate)
     if not np.isfinite(waveform).all():
         raise Rejected("unreadable", f"{int((~np.isfinite(waveform)).sum())} values are NaN or infinite")
@@ -199,7 +203,12 @@ def _audio_column(path: str, mtime_ns: int, group: int) -> object:
     raise Rejected("not found", "no column of audio {bytes, path}")
 
 
-def _decode(file: BinaryIO, start_s: float, end_s: float | None) -> tuple[np.ndarray, int]:
+def _refuse_too_long(duration_s: float, max_duration_s: float) -> None:
+    if duration_s > max_duration_s:
+        raise Rejected("too long", round(duration_s, 2), duration_s)
+
+
+def _decode(file: BinaryIO, start_s: float, end_s: float | None, max_duration_s: float) -> tuple[np.ndarray, int]:
     """float32 [N, channels] of the stretch and its rate in Hz, through libsndfile."""
     _check_wav(file)
     try:
@@ -216,8 +225,10 @@ def _decode(file: BinaryIO, start_s: float, end_s: float | None) -> tuple[np.nda
                 if first >= stated or last > stated + SLACK_S * rate:
                     raise Rejected("no such stretch", f"{start_s}-{end_s} s of {stated / rate:.3f} s")
                 last = min(last, stated)
+            if last is not None:
+                _refuse_too_long((last - first) / rate, max_duration_s)
             sound.seek(first)
-            channels = _read_blocks(sound, None if last is None else last - first)
+            channels = _read_blocks(sound, None if last is None else last - first, max_duration_s)
             missing = 0 if stated is None else last - first - len(channels)
             allowed = _MP3_SLACK_S * rate if sound.format == "MP3" else 0
     except (soundfile.SoundFileError, TypeError) as error:
@@ -225,19 +236,29 @@ def _decode(file: BinaryIO, start_s: float, end_s: float | None) -> tuple[np.nda
     if len(channels) == 0:
         raise Rejected("empty file", "0 samples")
     if missing > allowed:
-        raise Rejected("unreadable", f"ends after {(first + len(channels)) / rate:.3f} s, its header says {stated / rate:.3f} s")
+        ends = f"ends after {(first + len(channels)) / rate:.3f} s, its header says {stated / rate:.3f} s"
+        raise Rejected("unreadable", ends, (last - first) / rate)
     return channels, rate
 
 
-def _read_blocks(sound: soundfile.SoundFile, num_frames: int | None) -> np.ndarray:
+def _read_blocks(sound: soundfile.SoundFile, num_frames: int | None, max_duration_s: float) -> np.ndarray:
     blocks = [np.zeros((0, sound.channels), np.float32)]
-    left = math.inf if num_frames is None else num_frames
+    left, count = math.inf if num_frames is None else num_frames, 0
     while left > 0:
-        block = sound.read(int(min(left, _BLOCK)), dtype="float32", always_2d=True)
+        try:
+            block = sound.read(int(min(left, _BLOCK)), dtype="float32", always_2d=True)
+        except soundfile.SoundFileError as error:  # also at the end of a flac that does not state its length
+            known_s = (count if num_frames is None else num_frames) / sound.samplerate
+            raise Rejected("unreadable", f"decoding fails behind {count / sound.samplerate:.3f} s", known_s) from error
         if len(block) == 0:
             break
-        blocks.append(block)
+        count += len(block)
+        if count > max_duration_s * sound.samplerate:
+            blocks.clear()  # the rest, of a length that no header states, is only counted
+        else:
+            blocks.append(block)
         left -= len(block)
+    _refuse_too_long(count / sound.samplerate, max_duration_s)
     return np.concatenate(blocks)
 
 
@@ -264,7 +285,9 @@ def _check_wav(file: BinaryIO) -> None:
     file.seek(0)
 
 
-def _decode_by_av(file: BinaryIO, name: str, sample_rate: int) -> np.ndarray:
+def _decode_by_av(
+    file: BinaryIO, name: str, sample_rate: int, start_s: float, end_s: float | None, max_duration_s: float
+) -> np.ndarray:
     if importlib.util.find_spec("av") is None:
         raise MissingExtra(
             f"{name}: {PurePosixPath(name).suffix} needs PyAV; pip install bcaudio[av], or convert the file to wav"
@@ -273,10 +296,26 @@ def _decode_by_av(file: BinaryIO, name: str, sample_rate: int) -> np.ndarray:
         while block := file.read(_BLOCK):
             copy.write(block)
         copy.flush()
+        if max_duration_s < math.inf:
+            stated_s = _stated_s(copy.name)
+            _refuse_too_long((stated_s if end_s is None else min(end_s, stated_s)) - start_s, max_duration_s)
         try:
             return read_audio(copy.name, sample_rate)
         except ValueError as error:
             raise Rejected("unreadable", str(error).replace(f"{copy.name}: ", "").replace(copy.name, "")) from error
+
+
+def _stated_s(path: str) -> float:
+    """What a container says of its length, 0 if nothing; raw g722 has 8000 bytes a second."""
+    import av
+
+    if path.endswith(".g722"):
+        return os.path.getsize(path) / 8_000
+    try:
+        with av.open(path) as container:
+            return (container.duration or 0) / av.time_base
+    except av.FFmpegError:  # decoding will say what is wrong
+        return 0.0
 
 
 def _cut(waveform: np.ndarray, rate: int, start_s: float, end_s: float | None) -> np.ndarray:

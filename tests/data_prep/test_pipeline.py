@@ -13,7 +13,8 @@ from bcaudio.audio.io import write_audio
 from bcaudio.data.index import ShardIndex
 from bcaudio.data.verify import verify_shard
 from data_prep.engine import Engine
-from data_prep.pipeline import Pipeline, to_line
+from data_prep.pipeline import Pipeline
+from data_prep.plan import to_line
 from data_prep.sources.asterisk import Asterisk
 from data_prep.sources.micro_world import MicroWorld
 from data_prep.task import clip_of, from_line, sample_of

@@ -210,6 +210,29 @@ def test_dropped_samples_play_and_show_their_words(out: Path) -> None:
     assert Page(report(out)).source == page.source  # the random samples are the same every time
 
 
+def test_of_a_clip_that_was_too_long_its_seconds_are_told_and_its_beginning_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Pipeline([Tones(tmp_path)], max_duration_s=1.75).run(tmp_path / "out", 0)
+    monkeypatch.setattr(report_sounds, "MAX_CLIP_S", 0.5)
+    page = Page(report(tmp_path / "out"))
+    assert page.cells("too long")[1:4] == ["2", "", "3.700 s"]  # 1.8 + 1.9
+    dropped = page.source.split('<section id="dropped">')[1].split("</section>")[0]
+    assert sorted(re.findall(r"([\d.]+) s · the beginning of ([\d.]+) s", dropped)) == [("0.50", "1.80"), ("0.50", "1.90")]
+
+
+def test_a_recording_of_the_scratch_folder_has_no_player_but_a_reason(tmp_path: Path) -> None:
+    class Unpacked(Tones):
+        def list_utterances(self, seed: int, scratch: Path) -> Listing:
+            write_audio(scratch / "a.wav", np.full(RATE, 1e-6, np.float32), RATE)
+            return Listing([self._one(0, "a.wav", "hardly a sound", ""), self._one(1, None, "a text", "")])
+
+    Pipeline([Unpacked(tmp_path)]).run(tmp_path / "out", 0)
+    page = Page(report(tmp_path / "out"))
+    assert "its recording lay in the scratch folder of the run" in page.text
+    assert page.count("audio") == 0
+
+
 def test_a_child_of_a_clip_is_represented_by_its_parent(tmp_path: Path) -> None:
     class Child:
         def __call__(self, clips: Iterator[Clip], drops: Drops) -> Iterator[Clip]:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bcaudio.recipe import record as record_module
 from bcaudio.recipe.load import load_recipe
-from bcaudio.recipe.record import Progress, is_alive, read_json, stage_key, stage_record
+from bcaudio.recipe.record import Progress, is_alive, naming_full_disk, read_json, stage_key, stage_record
 
 RECIPE = {"seed": 7, "out": "o", "takes": {}, "data": {"batch_size": 2}}
 
@@ -94,6 +95,46 @@ def test_a_folder_made_of_something_else_is_moved_not_mixed(tmp_path: Path) -> N
         with stage_record(tmp_path / "s", {**RECIPE, "data": {"batch_size": batch_size}}):
             (tmp_path / "s" / "checkpoint").touch(exist_ok=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "s.stale-1", "s.stale-2"]
+
+
+def data_recipe(job: str, **options: Any) -> dict[str, Any]:
+    return {"seed": 7, "job": {"_target_": job, **options}}
+
+
+PIPELINE, ENCODE = "data_prep.pipeline.Pipeline", "data_prep.encode_codes.EncodeCodes"
+
+
+def test_a_job_that_keeps_its_folder_keeps_it_when_its_recipe_changes(tmp_path: Path) -> None:
+    for size in (2, 3):
+        with stage_record(tmp_path / "s", data_recipe(PIPELINE, size=size)):
+            (tmp_path / "s" / "shard").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    assert record_of(tmp_path / "s")["attempts"] == 2
+
+
+@pytest.mark.parametrize("change", ["job that does not", "another job", "taken stage", "version"])
+def test_what_a_job_cannot_see_in_its_recipe_moves_the_folder_all_the_same(
+    tmp_path: Path, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ENCODE if "job" in change else PIPELINE
+    with stage_record(tmp_path / "s", data_recipe(first, size=2), {"ears": "one"}):
+        pass
+    second = PIPELINE if change == "another job" else first
+    if change == "version":
+        changed = {**record_module.versions(), "bcaudio": "0"}
+        monkeypatch.setattr(record_module, "versions", lambda: changed)
+    with stage_record(tmp_path / "s", data_recipe(second, size=3), {"ears": "two" if change == "taken stage" else "one"}):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "s.stale-1"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="writes to /dev/full")
+def test_a_full_disk_is_named_with_its_remedy(tmp_path: Path) -> None:
+    wanted = r"No space left on device; free some space or choose another out=, then run the same command again: 'x.json'"
+    with pytest.raises(OSError, match=wanted), naming_full_disk("x.json"), open("/dev/full", "w") as file:
+        file.write("x")
+    with pytest.raises(FileNotFoundError, match=r"^\[Errno 2\] No such file or directory: '.*none'$"), naming_full_disk("x.json"):
+        (tmp_path / "none").read_text()
 
 
 def test_the_key_follows_content_not_place() -> None:

@@ -81,8 +81,8 @@ def test_texts_are_compared_within_their_language_and_only_without_sound() -> No
 
 def test_silence_has_no_fingerprint_and_is_no_duplicate() -> None:
     silent = np.zeros(RATE)
-    assert fingerprint(silent.astype(np.float32), RATE) == []
-    assert fingerprint(np.ones(100, np.float32), RATE) == []
+    assert fingerprint(silent.astype(np.float32), RATE).shape == (0, 2)
+    assert fingerprint(np.ones(100, np.float32), RATE).shape == (0, 2)
     assert _survey(Duplicates(), [_clip("a", "", silent), _clip("b", "", silent)])[1] == []
 
 
@@ -90,6 +90,15 @@ def test_a_copy_of_a_copy_points_at_what_stays() -> None:
     sound = np.random.default_rng(0).normal(0, 0.1, 2 * RATE)
     _, drops = _survey(Duplicates(), [_clip(key, "", sound) for key in "abc"])
     assert [(d.key, d.value) for d in drops] == [("b", {"of": "a", "share": 1.0}), ("c", {"of": "a", "share": 1.0})]
+
+
+def test_what_was_dropped_for_its_text_takes_no_other_clip_with_it() -> None:
+    sound = np.random.default_rng(0).normal(0, 0.1, 2 * RATE)
+    other = np.random.default_rng(1).normal(0, 0.1, 2 * RATE)
+    clips = [_clip("a", "one", sound), _clip("b", "one", other), _clip("c", "two", other), _clip("d", "three", other)]
+    kept, drops = _survey(Duplicates(text="all"), clips)
+    assert kept == ["a", "c"]  # b had the text of a, so the sound that it shared stays with c
+    assert [(d.key, d.value["of"]) for d in drops] == [("b", "a"), ("d", "c")]
 
 
 def test_settings_are_checked() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_prep.steps.speakers import CheckSpeakers, ClusterSpeakers
+from data_prep.steps.speakers import NUM_TREES, CheckSpeakers, ClusterSpeakers, cluster, leaves
 from data_prep.utterance import Clip, Drops, Part, Timbre, Utterance
 
 
@@ -82,7 +82,50 @@ def test_espeak_voices_are_told_apart() -> None:
     assert len({speaker for _, speaker in pairs}) == 4
 
 
+def _voices(num_clips: int, clips_each: int) -> tuple[np.ndarray, np.ndarray]:
+    """float [N, 24] directions in random order with a cosine of 0.97 to their speaker's, and the speaker of each."""
+    rng = np.random.default_rng(0)
+    speaker = rng.permutation(np.arange(num_clips) // clips_each)
+    means = rng.normal(size=(num_clips // clips_each, 24))
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    vectors = means[speaker] + 0.25 / np.sqrt(24) * rng.normal(size=(num_clips, 24))
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True), speaker
+
+
+def test_many_speakers_are_found_and_comparisons_grow_with_the_corpus_only() -> None:
+    compared = []
+    for num_clips in (1500, 3000, 6000):
+        vectors, speaker = _voices(num_clips, clips_each=10)
+        owner, count = cluster(vectors, 0.85, max_compared=128)
+        pairs = np.unique(np.stack([speaker, owner]), axis=1).shape[1]
+        assert pairs <= 1.03 * num_clips / 10  # a speaker in two parts counts twice
+        assert len(np.unique(owner)) >= 0.98 * num_clips / 10
+        compared.append(count)
+    assert compared[2] <= 4.8 * compared[0], compared  # linear would be 4, quadratic 16
+
+
+def test_few_speakers_are_compared_with_all_of_them() -> None:
+    vectors, speaker = _voices(600, clips_each=30)
+    owner, compared = cluster(vectors, 0.85, max_compared=64)
+    assert len({*zip(speaker.tolist(), owner.tolist(), strict=True)}) == 20
+    assert compared <= 2 * 600 * 20
+
+
+def test_leaves_part_every_tree_wholly() -> None:
+    vectors, _ = _voices(1000, clips_each=10)
+    found = leaves(vectors, 30)
+    assert found.shape == (1000, NUM_TREES)
+    for tree in range(NUM_TREES):
+        sizes = np.unique(found[:, tree], return_counts=True)[1]
+        assert sizes.sum() == 1000
+        assert sizes.max() <= 30
+    assert len(np.unique(found)) == sum(len(np.unique(found[:, tree])) for tree in range(NUM_TREES))
+    assert (leaves(np.ones((100, 3)), 30) >= 0).all()  # equal vectors are halved too
+
+
 def test_settings_are_checked() -> None:
+    with pytest.raises(ValueError, match="max_compared is 10"):
+        ClusterSpeakers(First(), max_compared=10)
     with pytest.raises(ValueError, match="ClusterSpeakers: min_similarity 2"):
         ClusterSpeakers(First(), min_similarity=2)
     with pytest.raises(ValueError, match=r"min_similarity .* must lie"):
