@@ -1,22 +1,24 @@
-"""Reading shards, opening a large index, planning a large manifest (two cores, local disk, files in the page cache)."""
+"""Reading shards, opening a large index, planning and preparing (two cores, local disk, files in the page cache)."""
 
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import soundfile
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from bcaudio.data.index import ShardIndex
@@ -24,7 +26,7 @@ from bcaudio.data.index_file import Entry, Written, index_path, pack_index
 from bcaudio.data.schema import Sample, Span
 from bcaudio.data.shards import SAMPLE_RATE, write_shards
 from benchmarks.data_work import open_step
-from benchmarks.measure import ROOT, Row, WrongResultError, alternate, check_close, peak_growth
+from benchmarks.measure import ROOT, Row, WrongResultError, alternate, check_close, peak_growth, speedup
 
 MEGABYTE = 1e6
 TEXT = "the quick brown fox jumps over the lazy dog while 今天天气很好我们去公园走走"
@@ -96,6 +98,8 @@ def reading(count: int = 800, max_s: float = 11.0, samples_per_shard: int = 200,
 
 
 class _Waveforms(Dataset):
+    """Clips as int16, as `bcaudio.data.datamodule` keeps them: half the bytes that a worker has to hand over."""
+
     def __init__(self, tars: Sequence[Path]) -> None:
         self.index = ShardIndex(tars)
 
@@ -104,31 +108,49 @@ class _Waveforms(Dataset):
 
     def __getitem__(self, i: int) -> Tensor:
         self.index.sample(i)
-        return torch.from_numpy(self.index.waveform(i))
+        return torch.from_numpy((self.index.waveform(i) * 32768).astype(np.int16))
 
 
-def _padded(clips: list[Tensor]) -> tuple[Tensor, list[int]]:
-    return pad_sequence(clips, batch_first=True), [len(clip) for clip in clips]
+def _joined(clips: list[Tensor]) -> tuple[Tensor, list[int]]:
+    """One after the other: padding would nearly double the memory that is shared and has to be mapped, page by page."""
+    return torch.cat(clips), [len(clip) for clip in clips]
 
 
-def workers(count: int = 2400, max_s: float = 11.0, samples_per_shard: int = 200, repeats: int = 5) -> list[Row]:
+def _read_alone(tars: Sequence[Path], places: Sequence[int]) -> None:
+    dataset = _Waveforms(tars)
+    for i in places:
+        dataset[i]
+
+
+def workers(count: int = 4000, max_s: float = 11.0, samples_per_shard: int = 200, repeats: int = 3) -> list[Row]:
     """One epoch of a DataLoader over the index in random order, with two processes and with one."""
+    fork = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory(prefix="bcaudio-") as folder:
         tars = write_shards(_samples(count, max_s), folder, "bench-train", samples_per_shard, {})
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
 
         def epoch(num_workers: int) -> float:
-            order = torch.Generator().manual_seed(0)
-            dataset = _Waveforms(tars)
-            loader = DataLoader(dataset, 8, shuffle=True, num_workers=num_workers, collate_fn=_padded, generator=order)
+            loader = DataLoader(_Waveforms(tars), 8, sampler=order, num_workers=num_workers, collate_fn=_joined)
             return sum(sum(lengths) for _, lengths in loader)
+
+        def apart(num_processes: int) -> None:
+            """The same reading by processes that hand nothing over: what the machine could give."""
+            shares = [order[first::num_processes] for first in range(num_processes)]
+            processes = [fork.Process(target=_read_alone, args=(tars, share)) for share in shares]
+            for process in processes:
+                process.start()
+            for process in processes:
+                process.join()
 
         durations_s = ShardIndex(tars).durations_s
         if (found := epoch(2)) != (expected := round(durations_s.sum() * SAMPLE_RATE)):
             raise WrongResultError(f"two workers give {found} samples of sound, but the shards hold {expected}")
-        two, one = (count / seconds for seconds in alternate(lambda: epoch(2), lambda: epoch(1), repeats=repeats))
+        ways: list[Callable[[], Any]] = [lambda: epoch(2), lambda: epoch(1), lambda: apart(2), lambda: apart(1)]
+        two, one, both, single = (count / seconds for seconds in alternate(*ways, repeats=repeats))
     what = (
-        f"{count} samples of 1-{max_s:g} s in random order, each once, in padded batches of 8 through torch's DataLoader, "
-        f"{os.cpu_count()} cores; opening the index and starting the processes counts; peer: one worker"
+        f"{count} samples of 1-{max_s:g} s in random order, each once, in int16 batches of 8 without padding through torch's "
+        f"DataLoader, {os.cpu_count()} cores; opening the index and starting the processes counts; peer: one worker; two "
+        f"processes that read and hand nothing over reach {both / single:.2f} x of one here ({both:.0f}, {single:.0f} samples/s)"
     )
     return [Row("workers.two", two, one, "samples/s", two / one, ">=", 1.8, what)]
 
@@ -180,11 +202,13 @@ def open_index(num_shards: int = 1000, samples_per_shard: int = 10_000, repeats:
     return [Row("open_index.seconds", seconds, 1.0, "s", seconds, "<=", 1.0, f"{what}; peer: the limit")]
 
 
-def _planned(folder: Path, pretend: bool = False) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.data_work", str(folder), str(int(pretend))]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=dict(os.environ))
+def _apart(function: str, **options: Any) -> dict[str, Any]:
+    """A function of `benchmarks.data_work` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.data_work", function, json.dumps(options)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}  # as `python -m data_prep` sets it
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     if done.returncode:
-        raise RuntimeError(f"planning {folder}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+        raise RuntimeError(f"{function} with {options}: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -197,8 +221,8 @@ def _plan_of(count: int, repeats: int) -> tuple[float, float, int]:
                 words = f"{TEXT[i % 40 :]} {i * 7919 % 10_007}"
                 fields = {"key": f"{i:08d}", "audio": f"audio/{i // 1000}/{i}.flac", "text": words, "speaker": f"s{i % 5000}"}
                 lines.write(json.dumps({**fields, "language": "zh" if i % 3 else "en"}, ensure_ascii=False) + "\n")
-        num_shards = int(_planned(folder, pretend=True)["made"])
-        runs = [_planned(folder) for _ in range(repeats)]
+        num_shards = int(_apart("plan", folder=name, pretend=True)["made"])
+        runs = [_apart("plan", folder=name, pretend=False) for _ in range(repeats)]
     if any(run["made"] or run["kept"] != num_shards for run in runs):
         raise WrongResultError(f"planning again makes {runs[0]['made']:.0f} of {num_shards} finished shards anew")
     return median(run["seconds"] for run in runs), max(run["peak"] for run in runs), num_shards
@@ -220,9 +244,77 @@ def plan(count: int = 1_000_000, repeats: int = 3) -> list[Row]:
     ]
 
 
+def _auditor() -> str:
+    """The trained micro auditor's folder: `$BCAUDIO_AUDITOR`, else runs/micro/auditor; empty where there is none."""
+    return _trained("auditor")
+
+
+def _trained(stage: str) -> str:
+    folder = Path(os.environ.get(f"BCAUDIO_{stage.upper()}") or ROOT / "runs" / "micro" / stage).absolute()
+    return str(folder) if (folder / "model.safetensors").is_file() else ""
+
+
+def preparation(hours: float = 1.0, samples_per_shard: int = 16, repeats: int = 1) -> list[Row]:
+    """Synthetic speech through VAD, forced alignment, segmentation, interleaving and sharding: 1 and 2 workers, and Ray."""
+    kinds = {"one": ("local", 1), "two": ("local", 2)}
+    if find_spec("ray"):
+        kinds["ray"] = ("ray", 2)
+    else:
+        print("preparation.ray: left out, Ray is not installed; pip install bcaudio[ray]", file=sys.stderr)
+    auditor = _auditor()
+    taken: dict[str, list[float]] = {name: [] for name in kinds}
+    with tempfile.TemporaryDirectory(prefix="bcaudio-") as folder:
+        recorded = _apart("record_speech", folder=folder, hours=hours)
+        first: dict[str, Any] = {}
+        for turn in range(repeats):
+            for name, (kind, num_workers) in kinds.items():
+                options = {"out": f"{name}-{turn}", "auditor": auditor, "samples_per_shard": samples_per_shard}
+                made = _apart("prepare", folder=folder, kind=kind, workers=num_workers, **options)
+                taken[name].append(made.pop("seconds"))
+                first = first or made
+                if made != first or not made["num_samples"]:
+                    raise WrongResultError(f"preparation with {kind}, {num_workers} workers: {made}, but first {first}")
+    seconds = {name: median(values) for name, values in taken.items()}
+    what = (
+        f"{recorded:.2f} h of synthetic speech (en, zh) in {len(first['shards'])} shards, {first['num_samples']} samples, "
+        f"{first['lost']} clips lost; silero-vad, words by {'the micro auditor' if auditor else 'espeak-ng: no auditor here'}, "
+        "segments, interleaving, shards of equal bytes; one thread per worker, each run in a fresh process"
+    )
+    local = "loading of torch and models counts, in every worker, and so does the start of the two processes"
+    rows = [speedup("preparation.two_workers", seconds["two"], seconds["one"], 1.8, f"{what}; {local}; peer: one worker")]
+    if "ray" in seconds:
+        ratio = seconds["ray"] / seconds["two"]
+        told = f"{what}; Ray and its two worker processes run before time is taken, their loading of torch and models counts"
+        rows.append(Row("preparation.ray", seconds["ray"], seconds["two"], "s", ratio, "<=", 1.15, f"{told}; peer: local, 2"))
+    return rows
+
+
+def alignment(count: int = 60) -> list[Row]:
+    """Forced alignment by the aligner that was trained on the micro world against espeak-ng's word events."""
+    if not (aligner := _trained("aligner")):
+        print(
+            "alignment: left out, there is no runs/micro/aligner; train recipes/micro/aligner.yaml, or set BCAUDIO_ALIGNER",
+            file=sys.stderr,
+        )
+        return []
+    rows = []
+    for language in ("en", "zh"):
+        found = _apart("boundary_errors", aligner=aligner, language=language, count=count)
+        starts, ends = (sorted(1000 * error for error in found[name]) for name in ("starts", "ends"))
+        what = (
+            f"beginnings of {len(starts)} words in strings of numbers and stories of the micro world's test split (voices and texts "
+            f"that were not trained on), nine in ten below {starts[len(starts) * 9 // 10]:.0f} ms; ends of words "
+            f"{median(ends):.1f} ms; peer: the limit"
+        )
+        rows.append(Row(f"alignment.{language}", median(starts), 60.0, "ms", median(starts), "<=", 60.0, what))
+    return rows
+
+
 ENTRIES: dict[str, Callable[[], list[Row]]] = {
     "reading": reading,
     "workers": workers,
     "open_index": open_index,
     "plan": plan,
+    "preparation": preparation,
+    "alignment": alignment,
 }

@@ -30,6 +30,8 @@ def run(path: str | Path, overrides: Sequence[str] = ()) -> Path:
     Raises:
         ValueError: every problem of the recipe, one per line; or what the job says.
     """
+    # how to run is no part of what is made, so a recipe may leave it to the command line
+    overrides = [f"+{override}" if override.startswith(("engine=", "workers=")) else override for override in overrides]
     recipe = load_recipe(path, overrides)
     check_recipe(recipe, path, schema=DATA_KEYS, given={})
     missing = [key for key in ("out", "job", "seed") if key not in recipe]

@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 from data_prep.utterance import MissingExtra
@@ -29,7 +32,9 @@ class Engine:
     """How tasks are run; what they make does not depend on it.
 
     Args:
-        kind: "local", or "ray" (the cluster of RAY_ADDRESS, else one is started on this machine).
+        kind: "local", or "ray": the cluster of RAY_ADDRESS, which is sent the packages `bcaudio` and `data_prep` and must see the
+            same files; else one is started on this machine, without dashboard and on the loopback address (unless Ray was
+            imported before: it reads at its import where it may listen).
         workers: processes, or CPUs of a Ray that is started here.
 
     Raises:
@@ -56,7 +61,7 @@ class Engine:
 
         Raises:
             WorkerLost: a task lost its worker MAX_TRIES times.
-            ValueError: Ray is not installed.
+            MissingExtra: Ray is not installed.
         """
         if self.kind == "ray":
             return _on_ray(function, tasks, self.workers)
@@ -73,7 +78,7 @@ def _in_processes(function: Callable[[T], R], tasks: Sequence[T], workers: int) 
     waiting, tries = list(range(len(tasks)))[::-1], [0] * len(tasks)
     while waiting:
         running: dict[Future[R], int] = {}
-        with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=_end_with_the_driver) as pool:
+        with ProcessPoolExecutor(min(workers, len(waiting)), mp_context=context, initializer=_begin) as pool:
             try:
                 while waiting or running:
                     while waiting and len(running) < 2 * workers:  # few in flight, so that a crash costs few
@@ -87,18 +92,27 @@ def _in_processes(function: Callable[[T], R], tasks: Sequence[T], workers: int) 
                 for number in sorted(running.values(), reverse=True):
                     tries[number] += 1
                     if tries[number] == MAX_TRIES:
-                        raise WorkerLost(
-                            f"{tasks[number]}: its worker died {MAX_TRIES} times; look for a lack of memory, "
-                            "and lower workers or samples_per_shard"
-                        ) from None
+                        raise _lost(tasks[number]) from None
                     waiting.append(number)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
 
-def _end_with_the_driver() -> None:
-    """A worker whose driver was killed must not go on alone."""
+def _lost(task: object) -> WorkerLost:
+    return WorkerLost(
+        f"{task}: its worker died {MAX_TRIES} times; look for a lack of memory, and lower workers or samples_per_shard"
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Of workers: one thread each, unless the user says otherwise, or the workers would only wait for each other."""
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+
+
+def _begin() -> None:
+    """A worker has its threads set before it loads what uses them, and does not go on alone when its driver is killed."""
+    os.environ.update(_environment())
 
     def watch() -> None:
         parent = multiprocessing.parent_process()
@@ -110,32 +124,45 @@ def _end_with_the_driver() -> None:
 
 
 def _on_ray(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[tuple[T, R]]:
+    ray = _ray(workers)
+    remote = ray.remote(num_cpus=1, max_retries=MAX_TRIES - 1)(function)
+    waiting, running = list(tasks)[::-1], {}
+    limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     try:
-        import ray
-    except ImportError as error:
-        raise MissingExtra("engine is 'ray', but Ray is not installed; pip install bcaudio[ray]") from error
-    started = not ray.is_initialized()
-    if started:
-        address = os.environ.get("RAY_ADDRESS")
-        options = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
-        ray.init(log_to_driver=False, **options)
-    try:
-        remote = ray.remote(num_cpus=1, max_retries=MAX_TRIES - 1)(function)
-        waiting = list(tasks)[::-1]
-        running = {}
-        limit = 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
         while waiting or running:
             while waiting and len(running) < limit:
                 task = waiting.pop()
                 running[remote.remote(task)] = task
-            for reference in ray.wait(list(running), num_returns=1)[0]:
-                task = running.pop(reference)
-                try:
-                    yield task, ray.get(reference)
-                except ray.exceptions.WorkerCrashedError as error:
-                    raise WorkerLost(f"{task}: its worker died {MAX_TRIES} times; look for a lack of memory") from error
-                except ray.exceptions.RayTaskError as error:
-                    raise error.cause from None
+            (reference,), _ = ray.wait(list(running), num_returns=1)
+            task = running.pop(reference)
+            try:
+                result = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                raise error.cause from None
+            except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError) as error:
+                raise _lost(task) from error
+            yield task, result
     finally:
-        if started:
-            ray.shutdown()
+        for reference in running:
+            ray.cancel(reference, force=True)
+
+
+def _ray(workers: int) -> ModuleType:
+    """Ray, connected. One that is started here goes on until this process ends: a start takes seconds, and every phase maps."""
+    cluster = os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if not cluster:
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # Ray's switch for loopback; read when it is imported
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingExtra("engine is 'ray', but Ray is not installed; pip install bcaudio[ray]") from error
+    if ray.is_initialized():
+        return ray
+    if cluster:
+        packages = [str(Path(find_spec(name).origin).parent) for name in ("bcaudio", "data_prep")]
+        ray.init(log_to_driver=False, runtime_env={"py_modules": packages, "env_vars": _environment()})
+    else:
+        os.environ.update(_environment())
+        ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    return ray

@@ -6,8 +6,10 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +71,22 @@ class Task:
     def __str__(self) -> str:
         return str(self.tar)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "steps": pickle.dumps(self.steps)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update({**state, "steps": _steps(state["steps"])})
+
     @property
     def looks(self) -> Path:
         """Where `after` leaves what it saw, a line per clip."""
         return self.done.with_suffix(".looks.jsonl")
+
+
+@lru_cache(maxsize=1)
+def _steps(pickled: bytes) -> tuple[Step, ...]:
+    """Steps as a worker gets them; the tasks of a phase have the same, so that a model is loaded once per worker."""
+    return pickle.loads(pickled)
 
 
 def finished(task: Task) -> dict[str, Any] | None:

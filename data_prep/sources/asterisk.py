@@ -91,7 +91,7 @@ def _utterance(prompt: str, text: str, language: str, split: str, translation: s
         speaker=SPEAKERS[language],
         translation=translation,
         target_language="en" if translation else None,
-        source=f"asterisk-core-sounds-{language}-g722 {VERSION}: {prompt}",
+        source=f"asterisk-core-sounds-{language}-g722 {VERSION}",
         licence=LICENCE,
         audio=f"usr/share/asterisk/sounds/{SPEAKERS[language]}/{prompt}.g722",
     )

@@ -60,3 +60,14 @@ def test_mistakes_end_with_two_and_one_line_each(tmp_path: Path, capsys: pytest.
     assert "max_duration_s" in error
     assert "Traceback" not in error
     assert main(["run", str(tmp_path / "gone.yaml")]) == 2
+
+
+def test_a_recipe_need_not_say_on_what_it_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        f"name: tiny\nseed: 0\nout: {tmp_path / 'out'}\njob:\n  _target_: data_prep.pipeline.Pipeline\n  corpora:\n"
+        "    - {_target_: data_prep.sources.micro_world.MicroWorld, corpus: text_sums, train: 2, test: 1}\n"
+    )
+    assert main(["run", str(recipe), "engine=local", "workers=2"]) == 0
+    assert main(["run", str(recipe), "engine=locla"]) == 2
+    assert "engine is 'locla'; choose one of local, ray" in capsys.readouterr().err

@@ -1,0 +1,233 @@
+"""The order and the time of training data: the first batch far into a run, waiting for data, how full rows are."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.profilers import SimpleProfiler
+
+from bcaudio.data.batch import PackedBatch, SequenceCollate
+from bcaudio.data.datamodule import DataModule, Source
+from bcaudio.data.index_file import Written, entry_of, index_path, pack_index
+from bcaudio.data.lengths import table_files
+from bcaudio.data.plan import PackPlan
+from bcaudio.data.schema import Sample, Span
+from bcaudio.data.shards import write_shards
+from bcaudio.recipe.build import build
+from bcaudio.recipe.load import load_recipe
+from bcaudio.text.tokenizer import train_tokenizer
+from benchmarks.measure import ROOT, Row, WrongResultError, alternate
+
+WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "plus", "minus", "is")
+JSON_BYTES = 40_000  # per sample of the large index
+LIMIT_S = 3.0
+
+
+def _make_tokenizer(folder: Path) -> str:
+    train_tokenizer([" ".join(WORDS)] * 5, vocab_size=400).save(str(folder / "tokenizer.json"))
+    return str(folder / "tokenizer.json")
+
+
+def _log_normal(rng: np.random.Generator, count: int, limit: int, mean: float = 300, sigma: float = 0.8) -> np.ndarray:
+    """Lengths as of real clips with their texts."""
+    return rng.lognormal(np.log(mean) - sigma**2 / 2, sigma, count).clip(12, limit).astype(np.int32)
+
+
+def _text_sample(key: str, num_tokens: int) -> Sample:
+    """A sample of so many tokens under the task text_story: words of one token, and the end."""
+    text = " ".join(["one"] * (num_tokens - 1))
+    return Sample(key, "crawl", "train", "en", "s", "one", (Span(text, 0.0, 0.0, "narrator"),))
+
+
+class _LargeIndex:
+    """Shards whose indices and lengths are whole, while their tars are holes but for the samples that are asked for."""
+
+    def __init__(self, folder: Path, num_shards: int, samples_per_shard: int, row_tokens: int) -> None:
+        self.folder, self.per_shard = folder, samples_per_shard
+        self.collate = SequenceCollate(_make_tokenizer(folder), row_tokens=row_tokens)
+        self.lengths = _log_normal(np.random.default_rng(0), samples_per_shard, row_tokens)
+        written = [
+            Written(entry_of(_text_sample(self.key(0, i), 12)), "crawl", {"json": (512 + JSON_BYTES * i, JSON_BYTES)}, i)
+            for i in range(samples_per_shard)
+        ]
+        num_bytes = (JSON_BYTES + 512) * samples_per_shard
+        first = pack_index(self._tar(0).name, f"{0:064d}", num_bytes, {"format": "bench"}, written)
+        checksums = [f"{shard:064d}" for shard in range(num_shards)]
+        tables = table_files(checksums, "text_story", self.collate.builder, folder / "lengths")
+        (folder / "lengths").mkdir()
+        for shard, (checksum, table) in enumerate(zip(checksums, tables, strict=True)):
+            rest = first[48:].replace(self.key(0, 0)[:21].encode(), self.key(shard, 0)[:21].encode())
+            rest = rest.replace(self._tar(0).name.encode(), self._tar(shard).name.encode()).replace(b"0" * 64, checksum.encode())
+            self._tar(shard).touch()
+            os.truncate(self._tar(shard), num_bytes)
+            Path(index_path(self._tar(shard))).write_bytes(first[:16] + hashlib.sha256(rest).digest() + rest)
+            rolled = np.roll(self.lengths, shard)
+            np.save(table, np.stack([rolled, rolled, np.zeros_like(rolled)]))
+
+    def key(self, shard: int, i: int) -> str:
+        return f"crawl-train-en-{shard:06d}-{i:06d}"
+
+    def _tar(self, shard: int) -> Path:
+        return self.folder / f"crawl-train-{shard:06d}.tar"
+
+    def data(self, step: int, rows: int, ranks: int) -> DataModule:
+        """The data module of rank 0 as it stands when a run goes on at `step`."""
+        source = Source(f"{self.folder}/*.tar", "text_story")
+        made = DataModule([source], self.collate, max_steps=step + 1, rows=rows, lengths=str(self.folder / "lengths"))
+        made.trainer, made.first_step = SimpleNamespace(global_rank=0, world_size=ranks), step
+        return made
+
+    def fill(self, step: int, rows: int, ranks: int) -> list[str]:
+        """Write the samples that rank 0 reads at a step. Returns their keys."""
+        keys = []
+        for row in self.data(step, rows, ranks).plan.share(step, 0, ranks, 1)[0]:
+            for sample, num_tokens in zip(row.samples.tolist(), row.tokens.tolist(), strict=True):
+                shard, i = divmod(sample, self.per_shard)
+                keys.append(self.key(shard, i))
+                with open(self._tar(shard), "r+b") as stream:
+                    stream.seek(512 + JSON_BYTES * i)
+                    stream.write(_text_sample(keys[-1], num_tokens).to_json().encode().ljust(JSON_BYTES))
+        return keys
+
+
+def first_batch(
+    num_shards: int = 1000,
+    samples_per_shard: int = 10_000,
+    late: int = 1_000_000,
+    rows: int = 64,
+    ranks: int = 8,
+    repeats: int = 7,
+) -> list[Row]:
+    """From the shards' paths to the first batch of a rank, at step 0 and at a late step of an index of 10,000,000 samples."""
+    row_tokens, total = 8192, num_shards * samples_per_shard
+    with tempfile.TemporaryDirectory(prefix="bcaudio-") as name:
+        index = _LargeIndex(Path(name), num_shards, samples_per_shard, row_tokens)
+        expected = {step: index.fill(step, rows, ranks) for step in (0, late)}
+
+        def first(step: int) -> PackedBatch:
+            return next(iter(index.data(step, rows, ranks).train_dataloader()))
+
+        for step, keys in expected.items():
+            batch = first(step)
+            if (batch.step, [item.sample.key for item in batch.items]) != (step, keys):
+                raise WrongResultError(f"the first batch at step {step} has other samples than planned")
+        early_s, late_s = alternate(lambda: first(0), lambda: first(late), repeats=repeats)
+    what = (
+        f"{total} samples in {num_shards} shards, lengths measured before; indices and lengths opened, the plan made, "
+        f"{len(expected[late])} samples read, tokenized and packed into {rows // ranks} rows of {row_tokens} tokens of one of "
+        f"{ranks} ranks; files in the page cache"
+    )
+    return [
+        Row("first_batch.growth", late_s, early_s, "s", late_s / early_s, "<=", 1.5, f"step {late}; peer: step 0; {what}"),
+        Row("first_batch.seconds", late_s, LIMIT_S, "s", late_s, "<=", LIMIT_S, f"step {late}; peer: the limit; {what}"),
+    ]
+
+
+def _micro_samples(kind: str, count: int, spans: tuple[int, int], words: tuple[int, int]) -> Iterator[tuple[Sample, None]]:
+    """Samples with codes, of the sizes of the micro corpora: 12.5 frames a second, about 3.5 frames a word."""
+    rng = np.random.default_rng(len(kind))
+    for i in range(count):
+        texts = [" ".join(rng.choice(WORDS, rng.integers(*words))) for _ in range(rng.integers(*spans))]
+        frames = tuple(round(3.5 * len(text.split())) + 4 for text in texts)
+        ends = np.cumsum([n / 12.5 for n in frames]).tolist()
+        parts = tuple(Span(t, end - n / 12.5, end, "user") for t, end, n in zip(texts, ends, frames, strict=True))
+        codes = rng.integers(0, 64, (sum(frames), 8)).astype(np.int16)
+        text = " ".join(texts)
+        yield Sample(f"{kind}-train-en-{i:06d}", kind, "train", "en", "m1", text, parts, translation=text, target_language="zh",
+                     answer=texts[0], duration_s=ends[-1], span_num_codes=frames, codes=codes), None  # fmt: skip
+
+
+class _Times(SimpleProfiler):
+    """Lightning's times of all its actions, without the printed report."""
+
+    def describe(self) -> None:
+        """Nothing."""
+
+
+def _waiting(folder: Path, tokenizer: str, steps: int, way: dict[str, int]) -> tuple[float, float, int]:
+    """Median seconds that a step of micro stage 2 waits for its batch and that it takes in all, and its tokens."""
+    takes = [f"takes.{name}={folder}" for name in ("llm", "codes", "text")]
+    overrides = [*takes, f"takes.text_tokenizer={tokenizer}", f"out={folder}", f"max_steps={steps}", "init_from=[]"]
+    recipe = load_recipe(ROOT / "recipes/micro/stage2.yaml", overrides)
+    parts = {name: build(recipe[name]) for name in ("model", "optimizer", "losses")}
+    module = build(recipe["module"], seed=0, **parts)
+    kinds = (
+        ("numbers", "asr", 4),
+        ("numbers", "s2tt", 4),
+        ("narration", "tts", 6),
+        ("stories", "intlv", 2),
+        ("stories", "itts", 1),
+    )
+    sources = [Source(f"{folder}/{kind}-train-*.tar", task, weight) for kind, task, weight in kinds]
+    data = DataModule(sources, build(recipe["data"]["collate"]), max_steps=steps, num_workers=2, **way)
+    profiler, tokens = _Times(), []
+
+    class Count(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, outputs: object, batch: PackedBatch, i: int):
+            tokens.append(batch.input_ids.numel())
+
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, profiler=profiler, callbacks=[Count()], use_distributed_sampler=False, gradient_clip_val=1.0,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    took = profiler.recorded_durations
+    waited = took["[_TrainingEpochLoop].train_dataloader_next"][:steps]
+    trained = took["run_training_batch"]
+    if not len(waited) == len(trained) == len(tokens) == steps:
+        raise WrongResultError(f"{steps} steps gave {len(trained)} times of training and {len(waited)} of waiting")
+    settled = slice(steps // 5, None)  # the first batches meet workers that are still starting
+    mean_wait, mean_step = float(np.mean(waited[settled])), float(np.mean(trained[settled]))
+    return mean_wait, mean_wait + mean_step, round(float(np.mean(tokens)))
+
+
+def data_time(steps: int = 60, count: int = 600) -> list[Row]:
+    """How long a step of micro stage 2 waits for its data with two workers."""
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="bcaudio-") as name:
+        folder = Path(name)
+        tokenizer = _make_tokenizer(folder)
+        for kind, spans, words in (("numbers", (1, 2), (2, 9)), ("narration", (1, 2), (4, 12)), ("stories", (3, 5), (4, 8))):
+            write_shards(_micro_samples(kind, count, spans, words), folder, f"{kind}-train", 200, {})
+        for kind, way in (("counted", {"batch_size": 32, "window": 8}), ("packed", {"rows": 8})):
+            waited, step_s, tokens = _waiting(folder, tokenizer, steps, way)
+            what = (
+                f"model, losses and optimizer of recipes/micro/stage2.yaml in Lightning's loop, {way}, {tokens} tokens a step, 2 "
+                f"workers, {os.cpu_count()} cores; mean of {steps} steps without the first fifth; peer: the whole step"
+            )
+            rows.append(Row(f"data_time.{kind}", waited, step_s, "s", waited / step_s, "<=", 0.03, what))
+    return rows
+
+
+def fill(steps: int = 200) -> list[Row]:
+    """How full packed rows are with lengths as of real clips, and how unlike the ranks."""
+    rows = []
+    for row_tokens in (4096, 8192):
+        rng = np.random.default_rng(1)
+        tokens = [_log_normal(rng, 50_000, row_tokens, sigma=sigma) for sigma in (0.6, 1.0)]
+        plan = PackPlan(tokens, [[1000] * 50] * 2, [3, 1], rows=64, row_tokens=row_tokens, seed=0)
+        made = [plan.step(step) for step in range(steps)]
+        filled = sum(row.num_tokens for rows_ in made for row in rows_) / (sum(map(len, made)) * row_tokens)
+        what = (
+            f"{steps} steps of 64 rows of {row_tokens}; two sources in the ratio 3 to 1, lengths log-normal with mean 300 and "
+            "sigma 0.6 and 1.0; no document cut"
+        )
+        rows.append(Row(f"fill.{row_tokens}", filled, 1.0, "share", filled, ">=", 0.97, f"{what}; peer: rows without padding"))
+        spread = max(
+            max(ranks) / min(ranks)
+            for ranks in (
+                [sum(row.num_tokens for row in plan.share(step, rank, 32, 1)[0]) for rank in range(32)]
+                for step in range(0, steps, 10)
+            )
+        )
+        note = f"tokens of the fullest of 32 ranks over those of the emptiest, worst of {steps // 10} steps; {what}"
+        rows.append(Row(f"fill.{row_tokens}.ranks", spread, 1.0, "ratio", spread, "<=", 1.02, f"{note}; peer: equal ranks"))
+    return rows
+
+
+ENTRIES: dict[str, Callable[[], list[Row]]] = {"first_batch": first_batch, "data_time": data_time, "fill": fill}
