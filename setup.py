@@ -11,6 +11,7 @@ CORE = [
     "matplotlib>=3.10",
     "numpy>=2.0",
     "omegaconf>=2.4",
+    "psutil>=6",
     "pyyaml>=6.0",
     "rich>=14",
     "sacrebleu>=2.6",
@@ -29,6 +30,8 @@ SYNTHESIS = ["espeakng-loader>=0.2.4"]  # bundles espeak-ng (GPLv3): only makes 
 ASR = ["pocketsphinx>=5.1"]
 BENCH = ["vector-quantize-pytorch>=1.32"]  # a peer that benchmarks/ compares with
 RAY = ["ray>=2.50"]  # data preparation on a cluster
+LAUNCH_RAY = ["ray[train]>=2.50"]  # `bcaudio launch --backend ray`
+LORA = ["peft>=0.18"]
 PARQUET = ["pyarrow>=20"]  # recordings in Hugging Face datasets
 REMOTE = ["fsspec>=2025.3", "s3fs>=2025.3"]  # recordings and manifests behind URLs
 VAD = ["silero-vad>=6", "webrtcvad-wheels>=2.0.14"]
@@ -56,6 +59,8 @@ setup(
         "micro": SYNTHESIS + AV + ASR,
         "bench": BENCH,
         "ray": RAY,
+        "ray-train": LAUNCH_RAY,
+        "lora": LORA,
         "parquet": PARQUET,
         "remote": REMOTE,
         "vad": VAD,

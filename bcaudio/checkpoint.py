@@ -6,14 +6,15 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bcaudio.recipe.build import build
@@ -71,10 +72,14 @@ def save_model(folder: str | Path, model: nn.Module, fingerprint: Mapping[str, A
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder / WEIGHTS)) from error
     finally:
         temporary.unlink(missing_ok=True)
-    content = {**fingerprint, "weights_sha256": tensor_sha256(tensors)}
-    temporary = folder / f".{FINGERPRINT}.tmp"
+    write_fingerprint(folder, {**fingerprint, "weights_sha256": tensor_sha256(tensors)})
+
+
+def write_fingerprint(folder: str | Path, content: Mapping[str, Any]) -> None:
+    """Write `fingerprint.json`, at once or not at all."""
+    temporary = Path(folder) / f".{FINGERPRINT}.tmp"
     temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / FINGERPRINT)
+    os.replace(temporary, Path(folder) / FINGERPRINT)
 
 
 def load_state(folder: str | Path, prefix: str = "") -> dict[str, Tensor]:
@@ -84,18 +89,29 @@ def load_state(folder: str | Path, prefix: str = "") -> dict[str, Tensor]:
         FileNotFoundError: no weights there.
         ValueError: a broken file, or no tensor under the prefix.
     """
+    with _opened(folder) as file:
+        return {name[len(prefix) :]: file.get_tensor(name) for name in _names(file, prefix, folder)}
+
+
+@contextmanager
+def _opened(folder: str | Path) -> Iterator[Any]:
     path = Path(folder) / WEIGHTS
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no weights here; run the stage that writes this folder first")
     try:
-        state = load_file(path)
+        with safe_open(path, "pt") as file:
+            yield file
     except SafetensorError as error:
         raise ValueError(f"{path}: no valid safetensors file ({error}); make it anew") from error
-    found = {name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _names(file: Any, prefix: str, folder: str | Path) -> list[str]:
+    found = [name for name in file.keys() if name.startswith(prefix)]  # noqa: SIM118 (it is no mapping)
     if not found:
-        known = sorted({name.split(".")[0] + "." for name in state})
+        known = sorted({name.split(".")[0] + "." for name in file.keys()})  # noqa: SIM118
         raise ValueError(
-            f"{path}: no tensor begins with {prefix!r}; the names begin with {', '.join(known) or 'nothing, the file is empty'}"
+            f"{Path(folder) / WEIGHTS}: no tensor begins with {prefix!r}; "
+            f"the names begin with {', '.join(known) or 'nothing, the file is empty'}"
         )
     return found
 
@@ -116,7 +132,7 @@ def load_model(folder: str | Path) -> nn.Module:
     own = model.state_dict()
     problems = [f"missing {name}" for name in sorted(own.keys() - state.keys())]
     problems += [f"unexpected {name}" for name in sorted(state.keys() - own.keys())]
-    problems += _shape_differences(state, own)
+    problems += _shape_differences(_shapes(state), _shapes(own))
     if problems:
         raise ValueError(f"{folder / WEIGHTS} does not fit the model of its recipe: {_some(problems)}")
     model.load_state_dict(state)
@@ -132,8 +148,11 @@ def init_from(
 ) -> KeyReport:
     """Copy weights of another stage into `model`, in place; nothing is copied when anything is refused.
 
+    A stage that begins with these weights begins at step 0 with a fresh optimizer; to go on with a stage that was cut off is
+    something else (`training.resume`).
+
     Args:
-        model: receives the tensors below `target_prefix`.
+        model: receives the tensors below `target_prefix`; those on the meta device are compared only.
         folder: stage folder.
         source_prefix: tensors of the folder to take; it is replaced by `target_prefix`.
         target_prefix: where they go.
@@ -144,15 +163,29 @@ def init_from(
         ValueError: shapes that differ, tensors missing that may not, or nothing that fits.
         FileNotFoundError: no weights there.
     """
-    state = {target_prefix + name: tensor for name, tensor in load_state(folder, source_prefix).items()}
     own = {name: tensor for name, tensor in model.state_dict().items() if name.startswith(target_prefix)}
-    report = KeyReport(
-        loaded=tuple(sorted(own.keys() & state.keys())),
-        missing=tuple(sorted(own.keys() - state.keys())),
-        unexpected=tuple(sorted(state.keys() - own.keys())),
-        reshaped=tuple(_shape_differences(state, own)),
+    with _opened(folder) as file:
+        names = {target_prefix + name[len(source_prefix) :]: name for name in _names(file, source_prefix, folder)}
+        shapes = {name: file.get_slice(source).get_shape() for name, source in names.items()}
+        report = _report(shapes, _shapes(own))
+        _refuse(report, Path(folder) / WEIGHTS, allow_missing)
+        with torch.no_grad():
+            for name in report.loaded:
+                if not own[name].is_meta:
+                    own[name].copy_(file.get_tensor(names[name]))
+    return report
+
+
+def _report(shapes: Mapping[str, Sequence[int]], own: Mapping[str, Sequence[int]]) -> KeyReport:
+    return KeyReport(
+        loaded=tuple(sorted(own.keys() & shapes.keys())),
+        missing=tuple(sorted(own.keys() - shapes.keys())),
+        unexpected=tuple(sorted(shapes.keys() - own.keys())),
+        reshaped=tuple(_shape_differences(shapes, own)),
     )
-    where = Path(folder) / WEIGHTS
+
+
+def _refuse(report: KeyReport, where: Path, allow_missing: bool | Sequence[str]) -> None:
     if report.reshaped:
         raise ValueError(f"{where}: shapes differ: {_some(report.reshaped)}")
     if not report.loaded:
@@ -167,10 +200,6 @@ def init_from(
     ]
     if refused:
         raise ValueError(f"{where}: missing {_some(refused)}; name them in allow_missing if they may keep their initial values")
-    with torch.no_grad():
-        for name in report.loaded:
-            own[name].copy_(state[name])
-    return report
 
 
 def read_fingerprint(folder: str | Path) -> dict[str, Any]:
@@ -228,11 +257,15 @@ def _listed(value: Any) -> Any:
     return [_listed(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
-def _shape_differences(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(tensor.shape) for name, tensor in state.items()}
+
+
+def _shape_differences(found: Mapping[str, Sequence[int]], own: Mapping[str, Sequence[int]]) -> list[str]:
     return [
-        f"{name}: {list(state[name].shape)} in the file, {list(own[name].shape)} in the model"
-        for name in sorted(own.keys() & state.keys())
-        if state[name].shape != own[name].shape
+        f"{name}: {list(found[name])} in the file, {list(own[name])} in the model"
+        for name in sorted(own.keys() & found.keys())
+        if list(found[name]) != list(own[name])
     ]
 
 

@@ -53,6 +53,25 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("recipe", type=Path)
         _overrides(command)
 
+    launch = _command(commands, "launch", _launch, "start a training stage on this machine or on a cluster")
+    launch.add_argument("recipe", type=Path)
+    launch.add_argument("--backend", choices=("local", "slurm", "kubernetes", "ray"), required=True)
+    launch.add_argument("--nodes", type=int, required=True, metavar="N")
+    launch.add_argument("--cluster", type=Path, metavar="FILE", help="of the cluster; default: recipes/cluster/BACKEND.yaml")
+    launch.add_argument("--dry-run", action="store_true", help="print the files and the command; write and run nothing")
+    _overrides(launch, f"{OVERRIDES}; cluster.key=value for the cluster")
+
+    plan = _command(commands, "plan", _plan, "what a recipe needs: memory, time, cost, disk; no GPU is needed")
+    plan.add_argument("recipe", type=Path, help="of a training stage, or a pipeline")
+    plan.add_argument("--gpu", default="h100-80gb", metavar="NAME", help="kind of GPU (default: %(default)s)")
+    plan.add_argument("--nodes", type=int, default=1, metavar="N", help="machines (default: %(default)s)")
+    plan.add_argument("--gpus-per-node", type=int, default=8, metavar="N", help="GPUs per machine (default: %(default)s)")
+    plan.add_argument("--mfu", type=float, default=0.4, metavar="X", help="share of the peak reached (default: %(default)s)")
+    plan.add_argument("--price-per-gpu-hour", type=float, metavar="X", help="in any currency; without it no cost is shown")
+    plan.add_argument("--clip-s", type=float, default=12.0, metavar="S", help="seconds of a sample (default: %(default)s)")
+    plan.add_argument("--markdown", type=Path, metavar="FILE", help="write the plan there as well")
+    _overrides(plan)
+
     say = _command(commands, "say", _say, "answer a spoken question")
     say.add_argument("--run", type=Path, required=True, metavar="DIR", help="run folder of a pipeline")
     say.add_argument("--audio", type=Path, required=True, metavar="WAV", help="the question")
@@ -68,7 +87,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     importer.add_argument("--kind", choices=("auto", "baichuan", "whisper", "llm", "hift"), default="auto")
 
     exporter = _command(commands, "export", _export, "write a run in a published layout")
-    exporter.add_argument("run", type=Path, help="run folder with a pipeline.yaml, or a stage folder")
+    exporter.add_argument("run", type=Path, help="run folder with a pipeline.yaml, a stage folder, or a checkpoint of one")
     exporter.add_argument("--to", type=Path, required=True, metavar="DIR", help="new folder")
     exporter.add_argument("--format", choices=("baichuan", "huggingface", "bcaudio"), required=True)
 
@@ -150,6 +169,32 @@ def _train(args: argparse.Namespace) -> int | None:
     return train(args.recipe, args.overrides)
 
 
+def _launch(args: argparse.Namespace) -> int:
+    from bcaudio.launch.start import launch
+
+    return launch(args.recipe, args.overrides, args.backend, args.nodes, args.cluster, args.dry_run)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from bcaudio.planning.report import plan
+
+    flags = (f"--{name.replace('_', '-')} {getattr(args, name)}" for name in ("gpu", "nodes", "gpus_per_node", "mfu", "clip_s"))
+    price = [] if args.price_per_gpu_hour is None else [f"--price-per-gpu-hour {args.price_per_gpu_hour}"]
+    command = " ".join([f"bcaudio plan {args.recipe}", *args.overrides, *flags, *price])
+    plan(
+        args.recipe,
+        args.overrides,
+        args.gpu,
+        args.nodes,
+        args.gpus_per_node,
+        args.mfu,
+        args.price_per_gpu_hour,
+        args.clip_s,
+        args.markdown,
+        command,
+    )
+
+
 def _evaluate(args: argparse.Namespace) -> int | None:
     from bcaudio.evaluate import evaluate
 
@@ -183,6 +228,15 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    if args.run.suffix == ".ckpt":
+        if args.format != "bcaudio":
+            raise ValueError(
+                f"{args.run}: a checkpoint becomes a stage folder; use --format bcaudio, then export that folder as {args.format}"
+            )
+        from bcaudio.strategies.export import export_checkpoint
+
+        export_checkpoint(args.run, args.to)
+        return
     from bcaudio.pretrained.exporting import export_model
 
     export_model(args.run, args.to, args.format)

@@ -22,6 +22,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ("bcaudio.data.inspect", "ls", "verify", "stats", "show"),
         ("bcaudio.pretrained.importing", "import_pretrained"),
         ("bcaudio.pretrained.exporting", "export_model"),
+        ("bcaudio.strategies.export", "export_checkpoint"),
     ):
         fake = ModuleType(module)
         for name in names:
@@ -42,6 +43,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         ("import x --to d", ("import_pretrained", Path("x"), Path("d"), "auto")),
         ("import x --kind hift --to d", ("import_pretrained", Path("x"), Path("d"), "hift")),
         ("export runs/m --to d --format baichuan", ("export_model", Path("runs/m"), Path("d"), "baichuan")),
+        (
+            "export s/checkpoints/step=4.ckpt --to d --format bcaudio",
+            ("export_checkpoint", Path("s/checkpoints/step=4.ckpt"), Path("d")),
+        ),
         ("shards ls a.tar b.tar", ("ls", ["a.tar", "b.tar"])),
         ("shards verify a.tar", ("verify", ["a.tar"])),
         ("shards stats a.tar", ("stats", ["a.tar"])),

@@ -11,11 +11,11 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "distributed audio text recipe checkpoint",
+        "distributed audio text recipe checkpoint launch",
         "nn data metrics",
         "models",
         "losses inference pretrained",
-        "training strategies",
+        "training strategies planning",
         "callbacks evaluation",
         "train evaluate serve cli __main__",
     )

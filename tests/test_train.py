@@ -145,8 +145,10 @@ def _step_lines(out: Path) -> list[tuple[int, str]]:
 
 def test_a_damaged_checkpoint_is_passed_over(world: Path, finished: Path) -> None:
     out = world / "damaged"
-    (out / "checkpoints").mkdir(parents=True)
-    (out / "checkpoints" / "step=99.ckpt").write_bytes(b"cut off")
+    damaged = out / "checkpoints" / "step=99.ckpt"
+    damaged.mkdir(parents=True)
+    (damaged / "state.ckpt").write_bytes(b"cut off")
+    (damaged / "checkpoint.json").write_text(json.dumps({"files": {"state.ckpt": 7}}))
     assert train(str(world / "tiny.yaml"), [f"out={out}"]) == 0
     assert record_of(out)["metrics"] == record_of(finished)["metrics"]
 
@@ -174,3 +176,16 @@ def test_every_mistake_is_told_before_anything_runs(world: Path, tmp_path: Path)
 def test_audio_pad_of_another_tokenizer_is_refused_with_both_ids(world: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"audio_pad_id is 7, but .* gives the audio pad id 6"):
         train(str(world / "tiny.yaml"), [f"out={tmp_path / 'x'}", "model.audio_pad_id=7"])
+
+
+def test_an_average_of_the_weights_is_what_a_stage_hands_over_when_its_recipe_asks(
+    world: Path, finished: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "x"
+    average = "+callbacks=[{_target_: bcaudio.training.average.EMA, decay: 0.9}]"
+    train(str(world / "tiny.yaml"), [f"out={out}", average])
+    ours, last = load_state(out), load_state(finished)
+    trained, frozen = "audio_embedding.tables.0.weight", "llm.lm_head.weight"
+    assert torch.equal(ours[frozen], last[frozen])
+    assert (ours[trained] - last[trained]).abs().max() > 1e-3, "twelve steps behind on average"
+    assert record_of(out)["frozen"] == record_of(finished)["frozen"]

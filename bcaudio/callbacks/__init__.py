@@ -3,7 +3,26 @@
 from bcaudio.callbacks.bleu import BleuCallback
 from bcaudio.callbacks.codebook_health import CodebookHealth
 from bcaudio.callbacks.error_rate import ErrorRateCallback
+from bcaudio.callbacks.intelligence import IntelligenceAlarmError, IntelligenceWatch
 from bcaudio.callbacks.nan_guard import NanGuard, NonFiniteLossError
+from bcaudio.callbacks.preflight import Preflight
+from bcaudio.callbacks.replica_check import DivergedRankError, ReplicaCheck
 from bcaudio.callbacks.stage_progress import StageProgress
+from bcaudio.callbacks.throughput import Throughput
+from bcaudio.callbacks.watchdog import Watchdog
 
-__all__ = ["BleuCallback", "CodebookHealth", "ErrorRateCallback", "NanGuard", "NonFiniteLossError", "StageProgress"]
+__all__ = [
+    "BleuCallback",
+    "CodebookHealth",
+    "DivergedRankError",
+    "ErrorRateCallback",
+    "IntelligenceAlarmError",
+    "IntelligenceWatch",
+    "NanGuard",
+    "NonFiniteLossError",
+    "Preflight",
+    "ReplicaCheck",
+    "StageProgress",
+    "Throughput",
+    "Watchdog",
+]

@@ -17,7 +17,10 @@ from bcaudio.text.tokenizer import TextTokenizer
 
 @dataclass(frozen=True)
 class Item:
-    """What the data module hands to a collate: a sample, the recipe's task for it, and its audio per sample rate (int16 [N])."""
+    """What the data module hands to a collate: a sample, the recipe's task for it, and its audio per sample rate (int16 [N]).
+
+    In a batch the items come without their audio, which is in the batch's own tensors.
+    """
 
     sample: Sample
     task: str
@@ -48,6 +51,10 @@ class PackedBatch(_Batch):
         labels: [B, T]; audio_labels: [B, T, K]; both already shifted, -100 ignored.
         items: the samples inside, for validation and error messages.
         step: the global step whose batch this is.
+        documents: [B, T]: the item that a position belongs to, 0 in the tail of a row; for losses by task.
+        micro: index of this micro-batch within its step on this rank; num_micro: how many the step has there.
+        paid: [2] float64: paid text labels and paid audio frames in all micro-batches of the step on this rank; None where a
+            batch stands alone, as in validation.
     """
 
     input_ids: Tensor
@@ -57,6 +64,10 @@ class PackedBatch(_Batch):
     audio_labels: Tensor
     items: list[Item]
     step: int = 0
+    documents: Tensor | None = None
+    micro: int = 0
+    num_micro: int = 1
+    paid: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -123,13 +134,28 @@ def pack(sequences: Sequence[TokenSequence], row_tokens: int, pad_id: int, items
         else:
             rows.append([sequence])
             room.append(capacity - len(sequence))
-    width = capacity - min(room)
-    num_codebooks = sequences[0].codes.shape[1]
+    return lay_rows(rows, capacity - min(room), pad_id, sequences[0].codes.shape[1], items, sequences)
+
+
+def lay_rows(
+    rows: Sequence[Sequence[TokenSequence]],
+    width: int,
+    pad_id: int,
+    num_codebooks: int,
+    items: list[Item],
+    sequences: Sequence[TokenSequence] | None = None,
+) -> PackedBatch:
+    """Rows of documents, one behind the other, as tensors of `width` tokens per row; a row may be empty.
+
+    `sequences` are the documents in the order of `items`; by default that of the rows.
+    """
+    number = {id(sequence): i for i, sequence in enumerate(sequences or [sequence for row in rows for sequence in row])}
+    documents = np.zeros((len(rows), width), dtype=np.int64)
     input_ids = np.full((len(rows), width), pad_id, dtype=np.int64)
     position_ids = np.zeros((len(rows), width), dtype=np.int64)
     labels = np.full((len(rows), width), IGNORE, dtype=np.int64)
     audio_labels = np.full((len(rows), width, num_codebooks), IGNORE, dtype=np.int64)
-    codes: list[np.ndarray] = []
+    codes = [np.zeros((0, num_codebooks), dtype=np.int64)]
     for r, row in enumerate(rows):
         start = 0
         for sequence in row:
@@ -137,6 +163,7 @@ def pack(sequences: Sequence[TokenSequence], row_tokens: int, pad_id: int, items
             input_ids[r, start:end] = sequence.input_ids
             position_ids[r, start:end] = np.arange(len(sequence))
             labels[r, start:end] = sequence.labels
+            documents[r, start:end] = number[id(sequence)]
             audio_labels[r, start:end] = sequence.audio_labels
             codes.append(sequence.codes)
             start = end
@@ -144,6 +171,7 @@ def pack(sequences: Sequence[TokenSequence], row_tokens: int, pad_id: int, items
     return PackedBatch(
         *(torch.from_numpy(array) for array in (input_ids, position_ids, np.concatenate(codes), labels, audio_labels)),
         items=items,
+        documents=torch.from_numpy(documents),
     )
 
 
@@ -166,13 +194,33 @@ class SequenceCollate:
         self.row_tokens = row_tokens
 
     def __call__(self, items: list[Item], rng: np.random.Generator, training: bool = False) -> PackedBatch:
-        sequences = []
-        for item in items:
-            try:
-                sequences.append(self.builder.sequence(segments_of(item.task, item.sample), rng))
-            except ValueError as error:
-                raise ValueError(f"{item.sample.key}, task {item.task}: {error}") from error
-        return pack(sequences, self.row_tokens, self.builder.special.eos, items)
+        return pack([self._sequence(item, rng) for item in items], self.row_tokens, self.builder.special.eos, items)
+
+    def rows(self, rows: Sequence[Sequence[Item]], lengths: Sequence[Sequence[int]], rng: np.random.Generator) -> PackedBatch:
+        """Rows that are packed already -> a batch of so many rows of `row_tokens`.
+
+        Args:
+            lengths: tokens of each item as they were planned.
+
+        Raises:
+            ValueError: an item is of another length.
+        """
+        made = [[self._sequence(item, rng) for item in row] for row in rows]
+        for row, sequences, planned in zip(rows, made, lengths, strict=True):
+            for item, sequence, length in zip(row, sequences, planned, strict=True):
+                if len(sequence) != length:
+                    raise ValueError(
+                        f"{item.sample.key}, task {item.task}: planned with {length} tokens, but it has {len(sequence)}; "
+                        "its shard or the text tokenizer changed: start again, and delete the folder data.lengths"
+                    )
+        items = [item for row in rows for item in row]
+        return lay_rows(made, self.row_tokens, self.builder.special.eos, len(self.builder.end_frame), items)
+
+    def _sequence(self, item: Item, rng: np.random.Generator) -> TokenSequence:
+        try:
+            return self.builder.sequence(segments_of(item.task, item.sample), rng)
+        except ValueError as error:
+            raise ValueError(f"{item.sample.key}, task {item.task}: {error}") from error
 
 
 class AudioCollate:
@@ -209,7 +257,7 @@ class AudioCollate:
             waveforms[rate] = torch.from_numpy(joined)
             lengths[rate] = torch.tensor([len(clip) for clip in clips])
         codes, num_codes = self._codes(items)
-        return AudioBatch(waveforms, lengths, items, codes, num_codes)
+        return AudioBatch(waveforms, lengths, [replace(item, waveforms={}) for item in items], codes, num_codes)
 
     @staticmethod
     def _crop(clip: np.ndarray, window: int, share: float) -> np.ndarray:
@@ -246,8 +294,8 @@ class AlignedCollate(AudioCollate):
     def __call__(self, items: list[Item], rng: np.random.Generator, training: bool = False) -> AlignedBatch:
         audio = super().__call__(items, rng, training)
         sequences = []
-        for item in audio.items:
-            num_codes = num_tokens(len(item.waveforms[16000]), pooling=self.pooling)
+        for item, length in zip(audio.items, audio.lengths[16000].tolist(), strict=True):
+            num_codes = num_tokens(length, pooling=self.pooling)
             empty = np.zeros((num_codes, 0), dtype=np.int64)
             segments = [replace(s, codes=empty) if s.modality == "audio" else s for s in segments_of(item.task, item.sample)]
             sequences.append(self.builder.sequence(segments, rng))

@@ -54,6 +54,31 @@ class SequenceBuilder:
     def sequence(self, segments: Sequence[Segment], rng: np.random.Generator | None = None) -> TokenSequence:
         """The whole document, closed by `<|endoftext|>`, which pays loss when the last segment does."""
         num_codebooks = len(self.end_frame)
+        ids, paid, codes, frames = self._lay_out(segments, rng)
+        input_ids = np.asarray(ids, dtype=np.int64)
+        labels = np.full(len(ids), IGNORE, dtype=np.int64)
+        labels[:-1] = np.where(paid, input_ids, IGNORE)[1:]
+        audio_labels = np.full((len(ids), num_codebooks), IGNORE, dtype=np.int64)
+        for position, rows in frames:
+            audio_labels[position : position + len(rows) + 1] = np.concatenate([rows, self.end_frame[None]])
+        joined = np.concatenate(codes) if codes else np.zeros((0, num_codebooks), dtype=np.int64)
+        return TokenSequence(input_ids, joined, labels, audio_labels)
+
+    def measure(self, segments: Sequence[Segment]) -> tuple[int, int, int]:
+        """Tokens, paid text labels and paid audio frames that `sequence` makes of the segments.
+
+        Raises:
+            ValueError: audio is rendered as text, whose length is random; or what `sequence` raises.
+        """
+        if self.audio_as == "text" and any(segment.modality == "audio" for segment in segments):
+            raise ValueError("audio rendered as text has no fixed length; train on it with batch_size, not with rows")
+        ids, paid, _, frames = self._lay_out(segments, None)
+        return len(ids), sum(paid[1:]), sum(len(rows) + 1 for _, rows in frames)
+
+    def _lay_out(
+        self, segments: Sequence[Segment], rng: np.random.Generator | None
+    ) -> tuple[list[int], list[bool], list[np.ndarray], list[tuple[int, np.ndarray]]]:
+        """Ids, which of them are paid for, codes of all audio, and (where its prediction begins, codes) of the paid audio."""
         ids: list[int] = []
         paid: list[bool] = []
         codes: list[np.ndarray] = []
@@ -78,20 +103,12 @@ class SequenceBuilder:
                 start, end = self._frame_ids(segment)
                 put([start], segment.train)
                 if segment.train:
-                    frames.append((len(ids) - 1, np.concatenate([rows, self.end_frame[None]])))
+                    frames.append((len(ids) - 1, rows))
                 put([self.special.audio_pad] * len(rows), train=False)
                 put([end], train=False)
                 codes.append(rows)
         put([self.special.eos], train=bool(segments) and segments[-1].train)
-
-        input_ids = np.asarray(ids, dtype=np.int64)
-        labels = np.full(len(ids), IGNORE, dtype=np.int64)
-        labels[:-1] = np.where(paid, input_ids, IGNORE)[1:]
-        audio_labels = np.full((len(ids), num_codebooks), IGNORE, dtype=np.int64)
-        for position, rows in frames:
-            audio_labels[position : position + len(rows)] = rows
-        joined = np.concatenate(codes) if codes else np.zeros((0, num_codebooks), dtype=np.int64)
-        return TokenSequence(input_ids, joined, labels, audio_labels)
+        return ids, paid, codes, frames
 
     def prompt(self, segments: Sequence[Segment]) -> tuple[list[int], np.ndarray]:
         """Ids [T] and codes [N, K] up to the first segment that pays loss; `audiogen_start` is added when that one is spoken."""

@@ -9,6 +9,28 @@ from torch.nn import functional as F
 from bcaudio.losses.token_cross_entropy import IGNORE_INDEX
 
 
+def code_losses(logits: Sequence[Tensor], targets: Tensor) -> Tensor:
+    """Cross-entropy of every code.
+
+    Args:
+        logits: K tensors [M, K_i + 1]; the last class ends an audio segment.
+        targets: [M, K] int64; -100 is ignored.
+
+    Returns:
+        [M, K] fp32, 0 where ignored.
+    """
+    levels = [
+        F.cross_entropy(level_logits.float(), targets[:, level], ignore_index=IGNORE_INDEX, reduction="none")
+        for level, level_logits in enumerate(logits)
+    ]
+    return torch.stack(levels, dim=1)
+
+
+def join_levels(per_level: Tensor, level_weights: Sequence[float]) -> Tensor:
+    """Weighted mean over levels: [..., K] -> [...]; the weights are normalised by their sum."""
+    return per_level @ per_level.new_tensor(level_weights) / sum(level_weights)
+
+
 def code_cross_entropy(
     logits: Sequence[Tensor], targets: Tensor, level_weights: Sequence[float] | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -31,11 +53,6 @@ def code_cross_entropy(
         raise ValueError(f"code_cross_entropy: {len(logits)} logits, {num_levels} target levels, {len(weights)} level_weights")
     if min(weights) < 0 or sum(weights) <= 0:
         raise ValueError(f"code_cross_entropy: level_weights {weights} must be 0 or more, with a sum above 0")
-    levels = []
-    for level, level_logits in enumerate(logits):
-        target = targets[:, level]
-        total = F.cross_entropy(level_logits.float(), target, ignore_index=IGNORE_INDEX, reduction="sum")
-        levels.append(total / (target != IGNORE_INDEX).sum().clamp(min=1))
-    per_level = torch.stack(levels)
-    loss = per_level @ per_level.new_tensor(weights) / sum(weights)
-    return loss, per_level.detach()
+    losses = code_losses(logits, targets)
+    per_level = losses.sum(dim=0) / (targets != IGNORE_INDEX).sum(dim=0).clamp(min=1)
+    return join_levels(per_level, weights), per_level.detach()

@@ -25,11 +25,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int, need_hidden: bool, need_weight: bool
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         # under autocast the matmul type is autocast's; the softmax and all sums are fp32
         device = hidden.device.type
         compute = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        losses = torch.empty(hidden.shape[0], dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if need_hidden else None
         grad_weight = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if need_weight else None
         with torch.autocast(device, enabled=False):
@@ -43,7 +44,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 for part, columns in zip(matrix.split(block), logits.split(block, dim=1), strict=True):
                     torch.mm(rows, part.T, out=columns)
                 loss, grad = _softmax_gradient(logits, labels[start : start + chunk, None])
-                total += loss
+                losses[start : start + chunk] = loss
+                total += loss.sum()
                 if grad_hidden is not None:
                     grad_hidden[start : start + chunk] = grad @ matrix
                 if grad_weight is not None:
@@ -51,11 +53,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         ctx.save_for_backward(grad_hidden)
         ctx.need_weight = need_weight
         ctx.grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
-        return total
+        ctx.mark_non_differentiable(losses)
+        return total, losses
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         (grad_hidden,) = ctx.saved_tensors
         grad_weight, ctx.grad_weight = ctx.grad_weight, None
         if ctx.need_weight and grad_weight is None:
@@ -68,14 +71,14 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
 
 def _softmax_gradient(product: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [N, V], overwritten, and target [N, 1] -> summed loss in fp32 and its gradient [N, V] in the type of the logits."""
+    """Logits [N, V], overwritten, and target [N, 1] -> loss [N] in fp32, and the gradient of its sum [N, V] typed as logits."""
     logits = product.float()
     peak, at_target = logits.amax(dim=1, keepdim=True), logits.gather(1, target)
     probability = torch.softmax(logits, dim=1, out=logits)
     # the largest probability is exp(peak) / normaliser; torch's own logsumexp is ten times as slow on CPUs
     log_normaliser = peak - probability.amax(dim=1, keepdim=True).log()
     probability.scatter_add_(1, target, torch.full_like(target, -1, dtype=probability.dtype))
-    return (log_normaliser - at_target).sum(), probability if product is logits else product.copy_(probability)
+    return (log_normaliser - at_target).squeeze(1), probability if product is logits else product.copy_(probability)
 
 
 def _add_outer(total: Tensor, grad: Tensor, rows: Tensor) -> None:
@@ -108,12 +111,24 @@ def token_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: i
     """
     if reduction not in ("mean", "sum"):
         raise ValueError(f"token_cross_entropy: reduction is {reduction!r}; use mean or sum")
+    total, losses = summed_cross_entropy(hidden, weight, labels, chunk)
+    return total if reduction == "sum" else total / max(losses.numel(), 1)
+
+
+def summed_cross_entropy(hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int = 512) -> tuple[Tensor, Tensor]:
+    """As token_cross_entropy with reduction `sum`, and the loss of each of the N positions that count.
+
+    Returns:
+        (total, losses): fp32 scalar, and [N] fp32 without gradient, row-major.
+
+    Raises:
+        ValueError: labels that do not fit `hidden`.
+    """
     if labels.shape != hidden.shape[:-1]:
         raise ValueError(f"token_cross_entropy: labels {tuple(labels.shape)} do not fit hidden {tuple(hidden.shape)}")
     keep = labels != IGNORE_INDEX
     rows, targets = hidden[keep], labels[keep]
     needs_grad = torch.is_grad_enabled()
-    total = _ChunkedCrossEntropy.apply(
+    return _ChunkedCrossEntropy.apply(
         rows, weight, targets, chunk, needs_grad and rows.requires_grad, needs_grad and weight.requires_grad
     )
-    return total if reduction == "sum" else total / max(targets.numel(), 1)

@@ -18,7 +18,7 @@ Given = Mapping[str, Collection[str]]
 TRAIN_KEYS = frozenset(
     {"extends", "name", "paper", "seed", "threads", "takes", "out"}
     | {"model", "init_from", "trainable", "module", "losses", "optimizer"}
-    | {"data", "max_steps", "trainer", "checkpoint_every", "callbacks", "gate", "fingerprint"}
+    | {"data", "max_steps", "trainer", "checkpoint_every", "checkpoints", "callbacks", "gate", "fingerprint"}
     | {"max_steps", "checkpoint_every", "codebook_sizes"}
 )
 # What training hands to the constructors itself, by key path; a name the constructor lacks does no harm here.

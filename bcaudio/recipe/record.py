@@ -27,7 +27,13 @@ from bcaudio.recipe.target import resolve_target
 # A change of one of these makes a finished stage stale.
 KEY_PACKAGES = ("bcaudio", "torch", "transformers", "lightning")
 # Where a stage stands, what it is called and what runs it does not change what it computes.
-NOT_IN_KEY = frozenset({"out", "takes", "name", "paper", "threads", "engine", "workers"})
+NOT_IN_KEY = frozenset(
+    {"out", "takes", "name", "paper", "threads", "engine", "workers", "checkpoint_every", "checkpoints"}
+    # a stage that was cut off may go on with other ranks, workers and micro-batches: its global batches stay the same
+    | {"trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy"}
+    | {"trainer.enable_progress_bar", "trainer.log_every_n_steps"}
+    | {"data.num_workers", "data.accumulate", "data.memory_mb"}
+)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, limit of a file's size
 
 
@@ -97,18 +103,20 @@ def comparable(recipe: Mapping[str, Any]) -> dict[str, Any]:
     if recipe.get("out"):
         places[str(recipe["out"])] = "<out>"
 
-    def replaced(node: Any) -> Any:
+    def replaced(node: Any, where: str = "") -> Any:
         if isinstance(node, Mapping):
-            return {str(key): replaced(value) for key, value in node.items()}
+            return {
+                str(key): replaced(value, f"{where}{key}.") for key, value in node.items() if f"{where}{key}" not in NOT_IN_KEY
+            }
         if isinstance(node, list | tuple):
-            return [replaced(value) for value in node]
+            return [replaced(value, f"{where}*.") for value in node]
         if isinstance(node, str | Path):
             for folder in sorted(places, key=len, reverse=True):
                 if str(node) == folder or str(node).startswith(folder + "/"):
                     return places[folder] + str(node)[len(folder) :]
         return node
 
-    return {str(key): replaced(value) for key, value in recipe.items() if key not in NOT_IN_KEY}
+    return replaced(recipe)
 
 
 def set_aside(folder: Path) -> Path:
@@ -289,10 +297,10 @@ def git_commit() -> str | None:
 
 
 def _is_interrupt(error: BaseException) -> bool:
-    """Ctrl-C, also where Lightning has turned it into SystemExit, and its answer to SIGTERM."""
+    """Ctrl-C, also where Lightning has turned it into SystemExit, and the answers to SIGTERM."""
     return isinstance(error, KeyboardInterrupt) or (
         isinstance(error, SystemExit)
-        and (isinstance(error.__context__, KeyboardInterrupt) or type(error).__name__ == "SIGTERMException")
+        and (isinstance(error.__context__, KeyboardInterrupt) or type(error).__name__ in ("SIGTERMException", "Preempted"))
     )
 
 

@@ -21,7 +21,7 @@ ALLOWED_PREFIXES = (
     "lightning.pytorch.strategies.",
 )
 # These rooms start programs on request, which no recipe may ask for.
-DENIED_PREFIXES = ("bcaudio.recipe.", "bcaudio.cli.")
+DENIED_PREFIXES = ("bcaudio.recipe.", "bcaudio.cli.", "bcaudio.launch.")
 
 
 def resolve_target(target: Any) -> Callable[..., Any]:

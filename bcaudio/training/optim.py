@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +21,11 @@ class AdamWCosine:
         min_lr_share: share of `lr` left at the end.
         weight_decay: of tensors with two or more axes.
         betas: of AdamW.
+        groups: parameters with rates of their own, as `{pattern, lr, weight_decay}` (`lr` and `weight_decay` as above where not
+            given). The pattern is a regular expression over whole names below `model.`; the first that matches counts.
+
+    Raises:
+        ValueError: a group without a pattern or with another key.
     """
 
     def __init__(
@@ -30,20 +36,50 @@ class AdamWCosine:
         min_lr_share: float = 0.05,
         weight_decay: float = 0.01,
         betas: Sequence[float] = (0.9, 0.98),
+        groups: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.lr, self.max_steps, self.warmup_steps = lr, max_steps, warmup_steps
         self.min_lr_share, self.weight_decay, self.betas = min_lr_share, weight_decay, tuple(betas)
+        for group in groups:
+            if "pattern" not in group or group.keys() - {"pattern", "lr", "weight_decay"}:
+                raise ValueError(f"optimizer.groups: {dict(group)} needs a pattern and takes lr and weight_decay beside it")
+        self.groups = [dict(group) for group in groups]
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
-        """The dict that Lightning's configure_optimizers returns; frozen parameters are left out."""
-        trained = [parameter for parameter in parameters if parameter.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW([group for group in groups if group["params"]], lr=self.lr, betas=self.betas)
+    def build(self, parameters: Iterable[nn.Parameter | tuple[str, nn.Parameter]]) -> dict[str, Any]:
+        """The dict that Lightning's configure_optimizers returns; frozen parameters are left out.
+
+        Args:
+            parameters: with their names where there are groups.
+
+        Raises:
+            ValueError: a pattern that matches no trained parameter; nothing to train.
+        """
+        named = [entry if isinstance(entry, tuple) else ("", entry) for entry in parameters]
+        trained = [(name.removeprefix("model."), parameter) for name, parameter in named if parameter.requires_grad]
+        if not trained:
+            raise ValueError("optimizer: no parameter is trained; widen `trainable` in the recipe")
+        groups = [{"params": [], **group} for group in [*self.groups, {"pattern": ".*"}]]
+        for name, parameter in trained:
+            next(group for group in groups if re.fullmatch(group["pattern"], name))["params"].append(parameter)
+        for group in groups[:-1]:
+            if not group["params"]:
+                raise ValueError(
+                    f"optimizer.groups: {group['pattern']!r} matches no trained parameter that an earlier pattern has not taken; "
+                    f"trained are for example {', '.join(name for name, _ in trained[:3])}"
+                )
+        optimizer = torch.optim.AdamW(list(self._parted(groups)), lr=self.lr, betas=self.betas)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _parted(self, groups: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        for group in groups:
+            decay, lr = group.get("weight_decay", self.weight_decay), group.get("lr", self.lr)
+            matrices = [p for p in group["params"] if len(getattr(p, "ds_shape", p.shape)) > 1]  # also where it is in pieces
+            vectors = [p for p in group["params"] if len(getattr(p, "ds_shape", p.shape)) <= 1]
+            if matrices:
+                yield {"params": matrices, "lr": lr, "weight_decay": decay}
+            if vectors:
+                yield {"params": vectors, "lr": lr, "weight_decay": 0.0}
 
     def share(self, step: int) -> float:
         """Share of the peak rate at a step."""

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from bcaudio.data.batch import AudioCollate, Item, num_tokens, pack
+from bcaudio.data.batch import AlignedCollate, AudioCollate, Item, lay_rows, num_tokens, pack
 from bcaudio.data.schema import Sample, Span
 from bcaudio.data.sequence import IGNORE, TokenSequence
+from bcaudio.text.tokenizer import TextTokenizer
 
 
 def sequence(length: int, first: int) -> TokenSequence:
@@ -78,3 +79,24 @@ def test_speed_change_shortens_or_lengthens_every_rate_alike_and_only_in_trainin
 def test_speed_change_refuses_clips_with_codes() -> None:
     with pytest.raises(ValueError, match="a-0: max_speed_change"):
         AudioCollate([16000], max_speed_change=0.2)([item(1000, codes=3)], np.random.default_rng(0), training=True)
+
+
+def test_items_of_a_batch_leave_their_audio_behind() -> None:
+    batch = AudioCollate([16000])([item(2), item(4)], np.random.default_rng(0))
+    assert [found.waveforms for found in batch.items] == [{}, {}]
+    assert [sample.key for sample in batch.samples] == ["a-0", "a-0"]
+
+
+def test_aligned_batches_count_tokens_by_the_clip(text_tokenizer: TextTokenizer) -> None:
+    batch = AlignedCollate(str(text_tokenizer.file))([item(16000), item(32000)], np.random.default_rng(0))
+    pads = (batch.text.input_ids == text_tokenizer.special.audio_pad).sum(1)
+    assert pads.tolist() == [num_tokens(16000), num_tokens(32000)] == [12, 25]
+    assert [found.waveforms for found in batch.items] == [{}, {}]
+
+
+def test_rows_may_be_empty() -> None:
+    batch = lay_rows([[sequence(2, 10)], []], 4, pad_id=0, num_codebooks=2, items=[])
+    assert batch.input_ids.tolist() == [[10, 11, 0, 0], [0, 0, 0, 0]]
+    assert batch.position_ids.tolist() == [[0, 1, 0, 1], [0, 1, 2, 3]]
+    assert (batch.labels[1] == IGNORE).all()
+    assert lay_rows([[]], 4, 0, 2, []).codes.shape == (0, 2)

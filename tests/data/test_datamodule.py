@@ -69,7 +69,7 @@ def test_filters_keep_language_and_duration(shards: str) -> None:
 
 def test_a_filter_that_leaves_nothing_is_told_with_its_values(shards: str) -> None:
     with pytest.raises(ValueError, match=r"no sample left of 20 .*\['fr'\]"):
-        Source(shards, "asr", languages=["fr"])
+        len(Source(shards, "asr", languages=["fr"]))
 
 
 def test_audio_comes_at_the_rate_asked_for(shards: str) -> None:
@@ -88,3 +88,13 @@ def test_ranks_share_every_global_batch_without_overlap(shards: str) -> None:
         assert [len(found) for _, found in parts[rank]] == [2] * 12
     for (step, found), (_, left), (_, right) in zip(whole, *parts, strict=True):
         assert sorted(found) == sorted(left + right), step
+
+
+def test_memory_for_clips_is_bounded_and_shared_by_the_sources(shards: str) -> None:
+    sources = [Source(shards, "asr"), Source(shards, "audio")]
+    made = DataModule(sources, AudioCollate([16000]), batch_size=4, max_steps=30, memory_mb=0.05)
+    list(made.train_dataloader())
+    assert sources[0].recent is sources[1].recent
+    # a clip of 0.1 to 0.29 s takes 3,200 to 9,280 bytes and 2,000 for the rest
+    assert 40_000 < sources[0].recent.size <= 50_000
+    assert sources[0].item(3, [16000]) is sources[0].item(3, [16000])

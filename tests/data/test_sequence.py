@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from bcaudio.data.schema import Sample, Span
 from bcaudio.data.sequence import IGNORE, SequenceBuilder
-from bcaudio.data.tasks import Segment
+from bcaudio.data.tasks import TASKS, Segment, segments_of
 from bcaudio.text.tokenizer import TextTokenizer
 
 CODES = np.array([[1, 2], [3, 0]], dtype=np.int16)
@@ -80,3 +81,36 @@ def test_codes_of_another_layout_are_refused_with_both_numbers(text_tokenizer: T
 def test_audio_without_codes_names_the_remedy(text_tokenizer: TextTokenizer) -> None:
     with pytest.raises(ValueError, match="encode the shards"):
         SequenceBuilder(text_tokenizer, codebook_sizes=[4]).sequence([Segment("audio", "x")])
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_measure_counts_what_sequence_makes(text_tokenizer: TextTokenizer, task: str) -> None:
+    spans = tuple(Span(text, i, i + 1, role) for i, (text, role) in enumerate((("one two", "user"), ("three", "assistant"))))
+    codes = np.ones((5, 2), np.int16)
+    sample = Sample(
+        "a-0",
+        "a",
+        "train",
+        "en",
+        "m1",
+        "one two three",
+        spans,
+        "三",
+        "zh",
+        "four",
+        duration_s=2.0,
+        span_num_codes=(2, 3),
+        codes=codes,
+    )
+    builder = SequenceBuilder(text_tokenizer, codebook_sizes=[4, 4])
+    made = builder.sequence(segments_of(task, sample))
+    counts = len(made), int((made.labels != IGNORE).sum()), int((made.audio_labels[:, 0] != IGNORE).sum())
+    assert builder.measure(segments_of(task, sample)) == counts
+    assert counts[0] >= 4
+
+
+def test_measure_refuses_audio_whose_length_is_random(text_tokenizer: TextTokenizer) -> None:
+    builder = SequenceBuilder(text_tokenizer, audio_as="text")
+    assert builder.measure([Segment("text", "one", train=True)]) == (2, 1, 0)
+    with pytest.raises(ValueError, match="no fixed length"):
+        builder.measure([Segment("audio", "one")])

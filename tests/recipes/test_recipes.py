@@ -20,7 +20,8 @@ FILES = sorted(RECIPES.rglob("*.yaml"))
 ARCHITECTURES = set((RECIPES / "base").glob("*.yaml"))  # model nodes alone
 BASES = {RECIPES / "micro" / "llm.yaml"} | ARCHITECTURES  # only to be extended
 PIPELINES = [path for path in FILES if "stages" in load_recipe(path, missing_ok=True)]
-STAGES = [path for path in FILES if path not in PIPELINES and path not in BASES]
+CLUSTERS = set((RECIPES / "cluster").glob("*.yaml"))  # facts of a site, read by `bcaudio launch` (tests/launch)
+STAGES = [path for path in FILES if path not in PIPELINES and path not in BASES | CLUSTERS]
 FROZEN_HALF = {"llm.model.embed_tokens.weight", "llm.lm_head.weight"}
 
 

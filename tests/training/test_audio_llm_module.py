@@ -1,6 +1,7 @@
 """The audio LLM's losses worked out position by position, its warm start, and what it is asked in validation."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from bcaudio.models.audio_llm import AudioLLM
 from bcaudio.models.text_llm import causal_lm
 from bcaudio.nn.depth_transformer import DepthTransformer
 from bcaudio.text.tokenizer import TextTokenizer, train_tokenizer
-from bcaudio.training.audio_llm_module import AudioLLMModule
+from bcaudio.training.audio_llm_module import AudioLLMModule, _paid
 from bcaudio.training.optim import AdamWCosine
 
 SIZES, DIM = [4, 3], 16
@@ -91,10 +92,58 @@ def test_loss_terms_of_a_packed_batch_are_those_worked_out_document_by_document(
     text, levels = terms_by_hand(text_tokenizer, module.model)
     batch = batch_of(text_tokenizer, "asr", "tts")
     assert len(batch.input_ids) == 1, "both documents share a row"
-    terms = module._terms(batch)
+    assert _paid(batch).tolist() == [4, 3]
+    terms, sums = module._terms(batch, torch.tensor([4.0, 3.0]))
+    for level in range(2):
+        torch.testing.assert_close(sums[f"audio_level_{level}"].float(), torch.stack([3 * levels[level], torch.tensor(3.0)]))
     torch.testing.assert_close(terms["text"], text, atol=1e-5, rtol=0)
     first, second = weights or (1.0, 1.0)
     torch.testing.assert_close(terms["audio"], (first * levels[0] + second * levels[1]) / (first + second), atol=1e-5, rtol=0)
+
+
+def gradients(module: AudioLLMModule, batches: Sequence[PackedBatch]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gradients of one step as Lightning makes them, the mean over micro-batches; and what is logged."""
+    logged: dict[str, Tensor] = {}
+    module.log_terms = lambda split, terms, *args, **kwargs: logged.update(terms)
+    module.zero_grad()
+    for batch in batches:
+        (module.training_step(batch, 0) / len(batches)).backward()
+    return {name: parameter.grad.clone() for name, parameter in module.model.named_parameters()}, logged
+
+
+def test_micro_batches_give_the_gradients_of_the_whole_batch_however_unlike_they_are(text_tokenizer: TextTokenizer) -> None:
+    module = module_of(text_tokenizer, level_weights=(3.0, 1.0))
+    tasks = [("asr",), ("tts", "tts", "text_answer"), ("text_answer",), ("itts", "asr", "asr")]
+    whole, logged = gradients(module, [batch_of(text_tokenizer, *(task for part in tasks for task in part))])
+    parts = [batch_of(text_tokenizer, *part) for part in tasks]
+    paid = torch.stack([_paid(part) for part in parts]).sum(dim=0)
+    parts = [replace(part, micro=micro, num_micro=4, paid=paid) for micro, part in enumerate(parts)]
+    ours, ours_logged = gradients(module, parts)
+    torch.testing.assert_close(ours, whole, atol=2e-6, rtol=1e-4)
+    torch.testing.assert_close(ours_logged, logged, atol=1e-6, rtol=0)
+    assert set(logged) >= {"loss", "text", "audio", "audio_level_0", "audio_level_1"}
+    # the mean of means, which the paid counts replace, is something else
+    wrong, _ = gradients(module, [replace(part, micro=0, num_micro=1, paid=None) for part in parts])
+    assert (wrong["llm.lm_head.weight"] - whole["llm.lm_head.weight"]).abs().max() > 1e-3
+
+
+def test_gradient_checkpointing_keeps_less_and_gives_equal_gradients(text_tokenizer: TextTokenizer) -> None:
+    batch, found = batch_of(text_tokenizer, "asr", "tts"), {}
+    for on in (False, True):
+        module = module_of(text_tokenizer, gradient_checkpointing=on)
+        kept: list[int] = []
+
+        def note(tensor: Tensor, kept: list[int] = kept) -> Tensor:
+            kept.append(tensor.numel())
+            return tensor
+
+        module.train()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            hidden = module.model(batch.input_ids, batch.codes, batch.position_ids).hidden
+        hidden.sum().backward()
+        found[on] = sum(kept), {name: p.grad for name, p in module.model.named_parameters() if p.grad is not None}
+    assert found[True][0] < 0.5 * found[False][0]
+    torch.testing.assert_close(found[True][1], found[False][1], atol=0, rtol=0)
 
 
 def write_audio_tokenizer(folder: Path, sizes: Sequence[int] = tuple(SIZES), dim: int = DIM) -> dict[str, Tensor]:

@@ -64,14 +64,18 @@ def module_of(
     return module
 
 
-def batch_of(world: Path, *durations_s: float) -> AlignedBatch:
+def clips_of(*durations_s: float) -> list[Item]:
     rng, items = np.random.default_rng(0), []
     for number, duration_s in enumerate(durations_s):
         text = ("one", "two three")[number % 2]
         sample = Sample(f"s-{number}", "numbers", "train", "en", "m1", text, (Span(text, 0.0, duration_s, "user"),),
                         duration_s=duration_s)  # fmt: skip
         items.append(Item(sample, "asr", {16000: (rng.normal(0, 3000, round(16000 * duration_s))).astype(np.int16)}))
-    return AlignedCollate(str(world))(items, rng)
+    return items
+
+
+def batch_of(world: Path, *durations_s: float) -> AlignedBatch:
+    return AlignedCollate(str(world))(clips_of(*durations_s), np.random.default_rng(0))
 
 
 def test_the_frozen_llm_is_no_part_of_the_module_and_gets_no_gradient(world: Path) -> None:
@@ -120,7 +124,7 @@ def test_text_loss_reads_every_clip_through_its_own_features(world: Path) -> Non
     with torch.no_grad():
         joined = module._terms(together, 1.0)[1]["text"]
         alone, paid = [], []
-        for row, clip in enumerate(together.items):
+        for row, clip in enumerate(clips_of(0.5, 0.8, 0.6)):
             single = AlignedCollate(str(world))([clip], np.random.default_rng(0))
             alone.append(module._terms(single, 1.0)[1]["text"])
             paid.append(int((together.text.labels[row] >= 0).sum()))
