@@ -119,6 +119,8 @@ def _names(file: Any, prefix: str, folder: str | Path) -> list[str]:
 def load_model(folder: str | Path) -> nn.Module:
     """Build the `model` node of `<folder>/recipe.yaml`, load the weights strictly, return the model in eval mode.
 
+    Files that the node names are found beside the weights, or as `taken_file` says.
+
     Raises:
         ValueError: no model in the recipe; or missing, unexpected or differently shaped tensors, all listed.
         FileNotFoundError: no weights there.
@@ -128,7 +130,7 @@ def load_model(folder: str | Path) -> nn.Module:
     if "model" not in recipe:
         raise ValueError(f"{folder / RECIPE}: has no 'model'; this stage made none")
     state = load_state(folder)
-    model = build(recipe["model"], "model")
+    model = build(with_files(recipe["model"], folder), "model")
     own = model.state_dict()
     problems = [f"missing {name}" for name in sorted(own.keys() - state.keys())]
     problems += [f"unexpected {name}" for name in sorted(state.keys() - own.keys())]
@@ -137,6 +139,23 @@ def load_model(folder: str | Path) -> nn.Module:
         raise ValueError(f"{folder / WEIGHTS} does not fit the model of its recipe: {_some(problems)}")
     model.load_state_dict(state)
     return model.eval()
+
+
+def with_files(node: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """A stage's `model` node with the paths of its arguments `..._file` as `taken_file` finds them."""
+    return {
+        name: str(taken_file(folder, value)) if name.endswith("_file") and isinstance(value, str) else value
+        for name, value in node.items()
+    }
+
+
+def taken_file(folder: Path, recorded: str) -> Path:
+    """A path that a stage's recipe recorded: what the stage exported under its name, else the path, also where the run was moved
+    or is used from another working directory.
+    """
+    path = Path(recorded)
+    beside = folder.parent.joinpath(*path.parts[-2:]) if len(path.parts) > 1 else folder.parent / path
+    return next((p for p in (folder / path.name, path, beside, folder.parent / path.name) if p.exists()), path)
 
 
 def init_from(

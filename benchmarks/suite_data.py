@@ -302,8 +302,8 @@ def alignment(count: int = 60) -> list[Row]:
         found = _apart("boundary_errors", aligner=aligner, language=language, count=count)
         starts, ends = (sorted(1000 * error for error in found[name]) for name in ("starts", "ends"))
         what = (
-            f"beginnings of {len(starts)} words in strings of numbers and stories of the micro world's test split (voices and texts "
-            f"that were not trained on), nine in ten below {starts[len(starts) * 9 // 10]:.0f} ms; ends of words "
+            f"beginnings of {len(starts)} words in strings of numbers and stories of the micro world's test split (voices and "
+            f"texts that were not trained on), nine in ten below {starts[len(starts) * 9 // 10]:.0f} ms; ends of words "
             f"{median(ends):.1f} ms; peer: the limit"
         )
         rows.append(Row(f"alignment.{language}", median(starts), 60.0, "ms", median(starts), "<=", 60.0, what))

@@ -27,7 +27,7 @@ from data_prep.plan import Chunk, plan
 from data_prep.task import Task, finished, make_shard, specification
 from data_prep.utterance import Source, Step, Survey
 
-VERSION = 3  # of what clips sound like; a change makes every shard anew
+VERSION = 4  # of what clips sound like; a change makes every shard anew
 FINGERPRINT = {"format": FORMAT, "sample_rate": SAMPLE_RATE}
 
 

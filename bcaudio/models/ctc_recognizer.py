@@ -47,8 +47,8 @@ class CTCRecognizer(nn.Module):
         num_layers: residual blocks, of dilation 1, 2, 4, 1, 2, 4, ...
         kernel_size: odd kernel of the blocks.
         dropout: after each block, in training.
-        max_speed_change: in training every clip is resampled by a factor of 1 -+ this, which moves pitch and formants to
-            timbres not in the data.
+        max_speed_change: in training `vary_speed` resamples every clip by a factor of 1 -+ this, which moves pitch and formants
+            to timbres not in the data.
         num_freq_masks, max_freq_mask: SpecAugment masks over mel bins, and their greatest width.
         num_time_masks, max_time_mask: SpecAugment masks over 10 ms frames, and their greatest width.
     """
@@ -88,8 +88,6 @@ class CTCRecognizer(nn.Module):
         """waveforms [B, N] at 16 kHz, lengths [B] in samples -> log-probabilities [B, T, 1 + units] at 25 Hz, lengths [B] in
         frames.
         """
-        if self.training and self.max_speed_change:
-            waveforms, lengths = change_speed(waveforms, lengths, self.max_speed_change)
         mel, frames = self.front_end(waveforms, lengths)
         x = normalise_bins(mel, frames)
         if self.training:
@@ -102,6 +100,17 @@ class CTCRecognizer(nn.Module):
         for block in self.blocks:
             x = block(x, mask)
         return self.head(self.norm(x)).float().log_softmax(dim=-1), frames
+
+    @property
+    def samples_per_frame(self) -> int:
+        """Samples at 16 kHz from one frame to the next."""
+        return 4 * self.front_end.hop_length
+
+    def vary_speed(self, waveforms: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """`change_speed` in training, for whoever trains the model to call before it; else the same waveforms and lengths."""
+        if self.training and self.max_speed_change:
+            return change_speed(waveforms, lengths, self.max_speed_change)
+        return waveforms, lengths
 
     def encode(self, words: Sequence[str], where: str) -> list[int]:
         """Units -> output indices; ValueError naming `where` and the first unit that is not in the vocabulary."""

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from bcaudio.checkpoint import FINGERPRINT, RECIPE, WEIGHTS, load_state
+from bcaudio.checkpoint import FINGERPRINT, RECIPE, WEIGHTS, load_state, taken_file
 from bcaudio.pretrained.config import EXTRAS, config_of_models, models_of_config
 from bcaudio.pretrained.importing import GENERATION_CONFIG, OURS, RELEASED_CONFIG
 from bcaudio.pretrained.names import is_ours_only, llm_to_released, released_order, to_released
 from bcaudio.pretrained.nodes import Node, complete, difference
 from bcaudio.pretrained.sources import CONFIG, HIFT, TOKENIZER_FILES, read_json_file
-from bcaudio.pretrained.stages import FOLDERS, PIPELINE, RECORD, StageFiles, check_done, read_stage, system_of, taken_file
+from bcaudio.pretrained.stages import FOLDERS, PIPELINE, RECORD, StageFiles, check_done, read_stage, system_of
 from bcaudio.pretrained.target import byte_progress, new_folder, print_summary, warn
 from bcaudio.pretrained.tensor_files import DTYPES, Advance, StoredTensor, join_rows, write_shards, write_tensor_file
 from bcaudio.pretrained.text_tokenizers import copy_tokenizer

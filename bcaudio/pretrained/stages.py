@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bcaudio.checkpoint import FINGERPRINT, RECIPE, WEIGHTS
+from bcaudio.checkpoint import FINGERPRINT, RECIPE, WEIGHTS, taken_file
 from bcaudio.pretrained.key_report import check_keys
 from bcaudio.pretrained.nodes import Node, meta_model
 from bcaudio.pretrained.tensor_files import Advance, StoredTensor, read_tensor_file, write_tensor_file
@@ -106,10 +106,3 @@ def system_of(run: Path) -> dict[str, Path]:
     if not roles:
         raise ValueError(f"{run / PIPELINE}: names no system, so there is nothing to export; export a stage folder of it")
     return {role: run / name for role, name in roles.items()}
-
-
-def taken_file(folder: Path, recorded: str) -> Path:
-    """A path that a stage's recipe recorded, also where the run was moved or is used from another working directory."""
-    path = Path(recorded)
-    beside = folder.parent.joinpath(*path.parts[-2:]) if len(path.parts) > 1 else folder.parent / path
-    return next((p for p in (path, beside, folder.parent / path.name) if p.exists()), path)

@@ -82,3 +82,15 @@ def test_spans_of_a_clip_are_parted_by_silence() -> None:
     assert 0.12 <= pause_s <= 0.2501
     with pytest.raises(Rejected, match="too long"):
         make_clip(utterance, Path(), 0.5)
+
+
+def test_a_clip_has_the_words_of_every_span_at_their_times() -> None:
+    (utterance,) = (u for u in MicroWorld("dialogue", 1, 0).list_utterances(0, Path()).utterances if u.language == "en")
+    sample, waveform = make_clip(utterance, Path(), 20.0)
+    assert waveform is not None
+    said = [
+        [word for word, start_s, end_s in sample.words if span.start_s <= start_s < end_s <= span.end_s] for span in sample.spans
+    ]
+    assert [" ".join(words) for words in said] == [span.text for span in sample.spans]
+    for _, start_s, end_s in sample.words:
+        assert np.abs(waveform[round(start_s * 24_000) : round(end_s * 24_000)]).max() > 0.05

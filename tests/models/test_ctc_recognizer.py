@@ -117,3 +117,12 @@ def test_units_come_from_a_file_or_a_list_but_not_both(tmp_path: Path) -> None:
         CTCRecognizer(units_file=str(path))
     with pytest.raises(ValueError, match="distinct"):
         CTCRecognizer(["one", "one"])
+
+
+def test_speed_varies_in_training_only(recognizer: CTCRecognizer) -> None:
+    torch.manual_seed(0)
+    clips, lengths = torch.randn(2, 8000), torch.tensor([8000, 4000])
+    assert recognizer.eval().vary_speed(clips, lengths) == (clips, lengths)
+    assert recognizer.train().vary_speed(clips, lengths)[1].tolist() != [8000, 4000]
+    recognizer.max_speed_change = 0.0
+    assert recognizer.vary_speed(clips, lengths) == (clips, lengths)

@@ -72,6 +72,13 @@ def test_boundaries_share_the_blank_between_two_words() -> None:
     assert not drops
 
 
+def test_of_an_aligner_words_are_as_long_as_their_frames() -> None:
+    # half a frame of reach fills the blank that CTC needs between equal words, and leaves the pause before the third one
+    emitter = Planted([0, 2, 2, 0, 2, 2, 0, 0, 0, 1, 1, 1, 0])
+    [clip], _ = _run(Align(emitter, reach_s=0.05), _clip("two two one", 1.3))
+    assert [(word.start_s, word.end_s) for word in clip.words] == [(0.05, 0.35), (0.35, 0.65), (0.85, 1.25)]
+
+
 def test_a_long_blank_stays_a_pause() -> None:
     emitter = Planted([1, *[0] * 10, 2])
     [clip], _ = _run(Align(emitter, reach_s=0.2), _clip("one two", 1.2))
