@@ -48,6 +48,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         ("train", _train, "run one training stage"),
         ("evaluate", _evaluate, "run one evaluation"),
         ("report", _report, "write the report"),
+        ("ablation", _ablation, "compare variants of a system over seeds"),
     ):
         command = _command(commands, name, function, text)
         command.add_argument("recipe", type=Path)
@@ -205,6 +206,12 @@ def _report(args: argparse.Namespace) -> int | None:
     from bcaudio.evaluation.report import report
 
     return report(args.recipe, args.overrides)
+
+
+def _ablation(args: argparse.Namespace) -> None:
+    from bcaudio.evaluation.ablation import ablation
+
+    ablation(args.recipe, args.overrides)
 
 
 def _say(args: argparse.Namespace) -> int | None:

@@ -57,7 +57,12 @@ def train(path: str, overrides: Sequence[str] = ()) -> int:
         module, data = _parts(recipe, strategy)
         record.add(**_counts(module, recipe.get("trainable")))
         num_frozen = record.content["frozen"]["num_parameters"]
-        handover = Handover(out, fingerprint, lambda proof: record.add(frozen={"num_parameters": num_frozen, **proof}))
+        handover = Handover(
+            out,
+            fingerprint,
+            lambda proof: record.add(frozen={"num_parameters": num_frozen, **proof}),
+            lora=build(recipe["lora"], "lora") if recipe.get("lora") else None,
+        )
         resume_from = find_checkpoint(out / "checkpoints")
         earlier = set_metrics_aside(out) if is_rank_zero() else []
         trainer = _trainer(recipe, out, data, strategy, handover)
@@ -104,7 +109,11 @@ def _parts(recipe: Mapping[str, Any], strategy: Strategy | str) -> tuple[StageMo
         report = init_from(model, **source)
         if is_rank_zero():
             print(f"init_from {source['folder']}: {report}", flush=True)
-    freeze_all_but(model, recipe.get("trainable"))
+    with torch.device("meta") if only_names else nullcontext():
+        if recipe.get("lora"):
+            build(recipe["lora"], "lora").apply(model, recipe.get("trainable"))
+        else:
+            freeze_all_but(model, recipe.get("trainable"))
     parts = {name: build(recipe[name]) for name in ("optimizer", "losses") if name in recipe}
     module = build(recipe["module"], model=model, seed=recipe["seed"], **parts)
     return module, build(recipe["data"], seed=recipe["seed"])

@@ -21,6 +21,7 @@ from bcaudio.data.schema import Sample, Span
 from bcaudio.data.shards import SAMPLE_RATE, write_shard
 from bcaudio.recipe.record import write_atomic
 from data_prep.steps.clip import make_clip
+from data_prep.steps.only import Only
 from data_prep.utterance import Clip, Drop, Drops, MissingExtra, Part, Rejected, Step, Survey, Timbre, Utterance, Word
 
 ENVIRONMENT = (MissingExtra, OSError)  # errors that no clip is to blame for
@@ -276,11 +277,15 @@ def sample_of(clip: Clip) -> Sample:
 
 
 def step_names(steps: Sequence[object]) -> dict[int, str]:
-    """`id` of every step -> its class, with a number where a class comes again: Vad, Segment, Vad-2."""
+    """`id` of every step -> its class, with a number where a class comes again: CutSpeech, Segment, CutSpeech-2.
+
+    A step that only wraps another (`data_prep.steps.only.Only`) has the name of that one.
+    """
     names: dict[int, str] = {}
     for step in steps:
-        count = sum(name.partition("-")[0] == type(step).__name__ for name in names.values())
-        names[id(step)] = type(step).__name__ + (f"-{count + 1}" if count else "")
+        title = type(step.step if isinstance(step, Only) else step).__name__
+        count = sum(name.partition("-")[0] == title for name in names.values())
+        names[id(step)] = title + (f"-{count + 1}" if count else "")
     return names
 
 

@@ -17,6 +17,7 @@ from bcaudio.data.batch import PackedBatch, SequenceCollate
 from bcaudio.data.mixture import mixture_weights
 from bcaudio.data.plan import BatchPlan, PackedRow, PackPlan, check_share
 from bcaudio.data.recent import Recent
+from bcaudio.data.sequence import IGNORE
 from bcaudio.data.source import MEGABYTE, Source, bytes_of
 from bcaudio.data.tasks import TASKS, segments_of
 
@@ -231,9 +232,15 @@ class DataModule(L.LightningDataModule):
                 yield f"data.{part}[{i}]{f' ({source.name})' if source.name else ''}", source
 
     def setup(self, stage: str | None = None) -> None:
-        """Refuses a number of ranks that cannot share the rows."""
+        """Refuses a number of ranks that cannot share the rows or the validation."""
+        world_size, num_batches = self._rank_of()[1], len(self._val_starts())
         if self.rows is not None:
-            check_share(self.rows, self._rank_of()[1], self.accumulate)
+            check_share(self.rows, world_size, self.accumulate)
+        if 0 < num_batches < world_size and not isinstance(self.collate, SequenceCollate):
+            raise ValueError(
+                f"data.val: {num_batches} batches for {world_size} ranks, and each needs one; lower data.val_batch_size "
+                f"({self.val_batch_size}) or take more samples"
+            )
 
     def ledger(self, step: int) -> list[str]:
         """Keys of the samples of a global step, over all ranks, from the plan alone."""
@@ -249,20 +256,36 @@ class DataModule(L.LightningDataModule):
         return DataLoader(dataset, batch_size=None, num_workers=workers, persistent_workers=False)
 
     def val_dataloader(self) -> DataLoader | list[Any]:
-        """All validation items in order, in batches shared out over ranks; empty when the recipe has none."""
-        if not self.val:
+        """All validation items in order, in batches shared out over ranks; empty when the recipe has none.
+
+        Every rank gets equally many packed batches, since a forward pass may be a collective; what fills up counts for nothing.
+        """
+        starts, (rank, world_size) = self._val_starts(), self._rank_of()
+        if not starts:
             return []
-        batches, (rank, world_size) = [], self._rank_of()
-        for number, source in enumerate(self.val):
-            for start in range(0, len(source), self.val_batch_size):
-                items = [
-                    source.item(i, self.collate.sample_rates) for i in range(start, min(start + self.val_batch_size, len(source)))
-                ]
-                batches.append(self.collate(items, np.random.default_rng([self.seed, 8, number, start])))
-        return DataLoader(batches[rank::world_size], batch_size=None)
+        batches = [self._val_batch(*start) for start in starts[rank::world_size]]
+        if isinstance(self.collate, SequenceCollate) and len(batches) < -(-len(starts) // world_size):
+            batches.append(_unpaid(self._val_batch(*starts[-1])))
+        return DataLoader(batches, batch_size=None)
+
+    def _val_starts(self) -> list[tuple[int, int]]:
+        """(source, its first sample) of every validation batch."""
+        return [(n, start) for n, source in enumerate(self.val) for start in range(0, len(source), self.val_batch_size)]
+
+    def _val_batch(self, number: int, start: int) -> Any:
+        source = self.val[number]
+        stop = min(start + self.val_batch_size, len(source))
+        items = [source.item(i, self.collate.sample_rates) for i in range(start, stop)]
+        return self.collate(items, np.random.default_rng([self.seed, 8, number, start]))
 
     def _rank_of(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer is not None else (0, 1)
+
+
+def _unpaid(batch: PackedBatch) -> PackedBatch:
+    """A batch of the same shape that pays for nothing and names no sample."""
+    labels, audio_labels = (torch.full_like(part, IGNORE) for part in (batch.labels, batch.audio_labels))
+    return replace(batch, labels=labels, audio_labels=audio_labels, items=[])
 
 
 def _refuse(problems: Sequence[Exception | str]) -> None:

@@ -7,6 +7,7 @@
 | aqa | prompt, heard question, answer | answer |
 | intlv | audio 1, text 2, audio 3, text 4, ... | text only: paying for audio made the model worse (section 3.3) |
 | intlv_text_first, intlv_continue | text 1, audio 2, ...; audio 1, ..., audio n-1, text n | the same |
+| intlv_audio, intlv_continue_audio | as intlv and intlv_continue | text and audio: the ablation of section 3.3.1 |
 | tts | text, spoken audio | audio |
 | itts | text 1, audio 1, text 2, audio 2, ... | audio and text, except the first text |
 | audio | spoken audio | audio |
@@ -20,7 +21,7 @@ A task is a pure function `Sample -> list[Segment]`; adding one is adding a func
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -101,6 +102,18 @@ def intlv_continue(sample: Sample) -> list[Segment]:
     return [*(heard(sample, i) for i in range(len(sample.spans) - 1)), Segment("text", sample.spans[-1].text, train=True)]
 
 
+def intlv_audio(sample: Sample) -> list[Segment]:
+    return [_paying_audio(segment) for segment in intlv(sample)]
+
+
+def intlv_continue_audio(sample: Sample) -> list[Segment]:
+    return [_paying_audio(segment) for segment in intlv_continue(sample)]
+
+
+def _paying_audio(segment: Segment) -> Segment:
+    return replace(segment, train=True) if segment.modality == "audio" else segment
+
+
 def tts(sample: Sample) -> list[Segment]:
     return [Segment("text", sample.spans[0].text), spoken(sample, 0)]
 
@@ -155,7 +168,7 @@ def text_story(sample: Sample) -> list[Segment]:
 TASKS: dict[str, Callable[[Sample], list[Segment]]] = {
     task.__name__: task
     for task in (
-        asr, s2tt, aqa, intlv, intlv_text_first, intlv_continue, tts, itts, audio, dialogue,
+        asr, s2tt, aqa, intlv, intlv_text_first, intlv_continue, intlv_audio, intlv_continue_audio, tts, itts, audio, dialogue,
         text_repeat, text_translate, text_answer, text_story,
     )
 }  # fmt: skip

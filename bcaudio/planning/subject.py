@@ -82,8 +82,10 @@ def subject_of(recipe: Mapping[str, Any], path: Path) -> Subject:
         raise ValueError(f"{path}: module._target_: no plan for {kind}; known: {', '.join(KINDS)}")
     with torch.device("meta"):
         subject = Subject(kind, build(need(recipe, "model"), "model"))
-        _add_lora(subject, recipe)
-        freeze_all_but(subject.model, recipe.get("trainable"))
+        if recipe.get("lora"):
+            build(recipe["lora"], "lora").apply(subject.model, recipe.get("trainable"))
+        else:
+            freeze_all_but(subject.model, recipe.get("trainable"))
         if kind == "TokenizerModule":
             _add_text_llm(subject, recipe, path)
         elif kind == "FlowDecoderModule":
@@ -92,18 +94,6 @@ def subject_of(recipe: Mapping[str, Any], path: Path) -> Subject:
         elif kind == "VocoderModule" and "discriminators" in recipe["module"]:
             subject.beside["discriminators"] = build(recipe["module"]["discriminators"], "module.discriminators")
     return subject
-
-
-def _add_lora(subject: Subject, recipe: Mapping[str, Any]) -> None:
-    """Adapters, where the recipe asks for them (`lora: {rank, targets}`); what else learns, `trainable` says."""
-    if not (lora := recipe.get("lora")):
-        return
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ModuleNotFoundError:
-        raise ValueError("lora: needs the package peft; pip install bcaudio[lora]") from None
-    rank, targets = int(lora.get("rank", lora.get("r", 8))), lora.get("targets", lora.get("target_modules"))
-    inject_adapter_in_model(LoraConfig(r=rank, target_modules=list(targets)), subject.model.llm)
 
 
 def _add_text_llm(subject: Subject, recipe: Mapping[str, Any], path: Path) -> None:

@@ -17,7 +17,7 @@ Given = Mapping[str, Collection[str]]
 
 TRAIN_KEYS = frozenset(
     {"extends", "name", "paper", "seed", "threads", "takes", "out"}
-    | {"model", "init_from", "trainable", "module", "losses", "optimizer"}
+    | {"model", "init_from", "trainable", "lora", "module", "losses", "optimizer"}
     | {"data", "max_steps", "trainer", "checkpoint_every", "checkpoints", "callbacks", "gate", "fingerprint"}
     | {"max_steps", "checkpoint_every", "codebook_sizes"}
 )

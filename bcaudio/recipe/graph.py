@@ -14,9 +14,10 @@ from typing import Any
 from bcaudio.recipe.check import TRAIN_GIVEN, TRAIN_KEYS, Given, check_recipe
 from bcaudio.recipe.errors import RecipeError, did_you_mean
 from bcaudio.recipe.load import dump_recipe, format_override, key_paths, load_recipe, parse_value
+from bcaudio.recipe.matrix import expand, matrix_problems
 from bcaudio.recipe.record import KEY_PACKAGES, comparable, is_alive, read_json, stage_key, taken_key, versions
 
-PIPELINE_KEYS = frozenset({"name", "run_dir", "system", "stages"})
+PIPELINE_KEYS = frozenset({"name", "run_dir", "runs", "matrix", "system", "stages"})
 STAGE_KEYS = frozenset({"command", "recipe", "takes", "overrides"})
 
 
@@ -48,9 +49,16 @@ COMMANDS: Mapping[str, Command] = {
     "data_prep": Command((sys.executable, "-m", "data_prep", "run"), "data_prep.__main__:DATA_KEYS", {}),
     "evaluate": Command((sys.executable, "-m", "bcaudio", "evaluate"), "bcaudio.evaluate:KEYS", {}),
     "report": Command((sys.executable, "-m", "bcaudio", "report"), "bcaudio.evaluation.report:KEYS", {}),
+    "ablation": Command((sys.executable, "-m", "bcaudio", "ablation"), "bcaudio.evaluation.ablation:KEYS", {}),
 }
 # A key that only recipes of this command have.
-COMMAND_OF_KEY: Mapping[str, str] = {"module": "train", "job": "data_prep", "benchmarks": "evaluate", "run_dir": "report"}
+COMMAND_OF_KEY: Mapping[str, str] = {
+    "module": "train",
+    "job": "data_prep",
+    "benchmarks": "evaluate",
+    "run_dir": "report",
+    "comparisons": "ablation",
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class Stage:
         name, command, recipe_path: as the pipeline says.
         arguments: overrides of the recipe, with `out=` and `takes.x=`.
         takes: name in the recipe -> stage.
+        given: name in the recipe -> folder of a stage of another run.
         folder: `<run_dir>/<name>`.
         recipe: resolved with `arguments`.
         taken_keys: name in the recipe's `takes` -> key of that folder, once its stage is done.
@@ -72,6 +81,7 @@ class Stage:
     recipe_path: Path
     arguments: tuple[str, ...]
     takes: Mapping[str, str]
+    given: Mapping[str, Path]
     folder: Path
     recipe: Mapping[str, Any] = field(repr=False)
     taken_keys: Mapping[str, str] = field(repr=False)
@@ -131,6 +141,13 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = (), commands: Map
         path, overrides = path / "pipeline.yaml", [format_override("run_dir", path), *overrides]
     own = [o for o in overrides if _split_override(o)[0] in PIPELINE_KEYS]
     source = load_recipe(path, own)
+    matrix = source.pop("matrix", {})
+    if problems := [f"{path}: {problem}" for problem in matrix_problems(matrix)]:
+        raise RecipeError(problems)
+    try:
+        source["stages"] = expand(source.get("stages"), matrix)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {problem}" for problem in error.problems) from None
     problems = [f"{path}: {problem}" for problem in _problems(source, commands)]
     if problems:
         raise RecipeError(problems)
@@ -147,7 +164,7 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = (), commands: Map
     stages: dict[str, Stage] = {}
     for name in _order(source["stages"], path):
         try:
-            stages[name] = _stage(name, source["stages"][name], path, Path(source["run_dir"]), stages)
+            stages[name] = _stage(name, source, path, stages)
         except RecipeError as error:
             problems.extend(f"stage {name}: {line}" for line in error.problems)
         except KeyError:  # a stage that it takes from has problems of its own
@@ -196,6 +213,10 @@ def _problems(source: Mapping[str, Any], commands: Mapping[str, Command]) -> Ite
     yield from (f"{key}: unknown key{did_you_mean(str(key), PIPELINE_KEYS)}" for key in source if key not in PIPELINE_KEYS)
     if not isinstance(source.get("run_dir"), str):
         yield f"run_dir: expected the folder for the stages, got {source.get('run_dir')!r}"
+    runs = source.get("runs", {})
+    if not isinstance(runs, Mapping) or not all(isinstance(folder, str) for folder in runs.values()):
+        yield f"runs: expected a mapping from a name to the folder of another run, got {runs!r}"
+        runs = {}
     stages = source.get("stages")
     if not isinstance(stages, Mapping) or not stages:
         yield "stages: expected a mapping from stage name to command, recipe, takes, overrides"
@@ -216,8 +237,12 @@ def _problems(source: Mapping[str, Any], commands: Mapping[str, Command]) -> Ite
             if not isinstance(block.get(key, {}), Mapping):
                 yield f"{where}.{key}: expected a mapping, got {block[key]!r}"
         takes = block.get("takes", {})
-        for take, taken in takes.items() if isinstance(takes, Mapping) else ():
-            if taken not in stages:
+        for key, taken in takes.items() if isinstance(takes, Mapping) else ():
+            take = str(key).removeprefix("+")
+            run, slash, _ = str(taken).partition("/")
+            if slash and run not in runs:
+                yield f"{where}.takes.{take}: no run {run!r}{did_you_mean(run, map(str, runs))}"
+            elif not slash and taken not in stages:
                 yield f"{where}.takes.{take}: no stage {taken!r}{did_you_mean(str(taken), map(str, stages))}"
     system = source.get("system") or {}
     for role, stage in system.items() if isinstance(system, Mapping) else ():
@@ -236,7 +261,8 @@ def _order(stages: Mapping[str, Any], path: Path) -> list[str]:
             )
         if name not in ordered:
             for taken in stages[name].get("takes", {}).values():
-                visit(taken, (*chain, name))
+                if "/" not in taken:
+                    visit(taken, (*chain, name))
             ordered.append(name)
 
     for name in stages:
@@ -244,30 +270,29 @@ def _order(stages: Mapping[str, Any], path: Path) -> list[str]:
     return ordered
 
 
-def _stage(name: str, block: Mapping[str, Any], path: Path, run_dir: Path, stages: Mapping[str, Stage]) -> Stage:
+def _stage(name: str, source: Mapping[str, Any], path: Path, stages: Mapping[str, Stage]) -> Stage:
     """Load the recipe of a stage; `stages` holds those it takes from (KeyError when one of them could not be loaded)."""
-    takes = dict(block.get("takes", {}))
-    taken = {take: stages[other] for take, other in takes.items()}
+    block, folder = source["stages"][name], Path(source["run_dir"]) / name
+    takes: dict[str, str] = {}
+    given: dict[str, Path] = {}
     recipe_path = Path(os.path.normpath(path.parent / block["recipe"]))
     arguments = [format_override(key, value) for key, value in _flat(block.get("overrides", {}))]
-    arguments.append(format_override("out", run_dir / name))
-    arguments += [format_override(f"takes.{take}", other.folder) for take, other in taken.items()]
+    arguments.append(format_override("out", folder))
+    for key, other in block.get("takes", {}).items():
+        take, (run, slash, rest) = key.removeprefix("+"), other.partition("/")
+        if slash:
+            given[take] = Path(source["runs"][run]) / rest
+        else:
+            takes[take] = other
+        taken = given[take] if slash else stages[other].folder
+        arguments.append(format_override(f"{'+' * key.startswith('+')}takes.{take}", taken))
     recipe = load_recipe(recipe_path, arguments)
     folders = recipe.get("takes") or {}
     if not isinstance(folders, Mapping):
         raise RecipeError(f"{recipe_path}: takes: expected a mapping from name to folder, got {folders!r}")
-    taken_keys = {take: taken[take].key if take in taken else taken_key(folder) for take, folder in folders.items()}
-    return Stage(
-        name,
-        block["command"],
-        recipe_path,
-        tuple(arguments),
-        takes,
-        run_dir / name,
-        recipe,
-        taken_keys,
-        stage_key(recipe, taken_keys),
-    )
+    taken_keys = {take: stages[takes[take]].key if take in takes else taken_key(at) for take, at in folders.items()}
+    key = stage_key(recipe, taken_keys)
+    return Stage(name, block["command"], recipe_path, tuple(arguments), takes, given, folder, recipe, taken_keys, key)
 
 
 def _flat(overrides: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

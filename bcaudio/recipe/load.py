@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bcaudio.recipe.errors import RecipeError, did_you_mean
 
+_REMOVED = object()  # a list's entry until all overrides are applied, since they count it
 # The program that starts a stage says where it writes, so `out` need not stand in the file.
 ALWAYS_KNOWN = frozenset({"out"})
 
@@ -21,7 +22,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), missing_ok: boo
     """The resolved recipe as plain dicts, lists and scalars.
 
     Later wins: the files named by `extends` (relative to the file that says so, in that order), the file itself, the overrides.
-    Mappings are merged key by key, everything else is replaced. Null removes a key that an earlier layer has set.
+    Mappings are merged key by key, everything else is replaced. Null removes a key that an earlier layer has set; in an override
+    also an entry of a list, which the other overrides go on counting.
 
     Args:
         path: a YAML file.
@@ -41,7 +43,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = (), missing_ok: boo
             problems.extend(f"{path}: {line}" for line in error.problems)
     if problems:
         raise RecipeError(problems)
-    return _resolve(recipe, path, missing_ok)
+    return _resolve(_without_removed(recipe), path, missing_ok)
 
 
 def dump_recipe(recipe: Mapping[str, Any]) -> str:
@@ -151,7 +153,13 @@ def _apply(recipe: dict[str, Any], override: str) -> None:
         elif value is None and isinstance(node, dict):
             del node[child]
         else:
-            node[child] = value
+            node[child] = _REMOVED if value is None else value
+
+
+def _without_removed(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _without_removed(value) for key, value in node.items()}
+    return [_without_removed(value) for value in node if value is not _REMOVED] if isinstance(node, list) else node
 
 
 def _suggest(recipe: dict[str, Any], node: Mapping[Any, Any], keys: Sequence[str], depth: int) -> str:

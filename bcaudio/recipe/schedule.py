@@ -126,6 +126,13 @@ class _Runner:
             else:
                 self.words[stage.name] = "waiting" if stage.name in self.chosen else "not chosen"
         for name in self.chosen:
+            unfinished = sorted(
+                str(folder)
+                for folder in self.pipeline.stages[name].given.values()
+                if read_json(folder / "stage.json").get("status") != "done"
+            )
+            if self.words[name] == "waiting" and unfinished:
+                raise ValueError(f"stage {name} takes {unfinished[0]}, which is not done; run the pipeline that makes it first")
             lacking = sorted({t for t in self.pipeline.stages[name].takes.values() if self.words[t] == "not chosen"})
             if self.words[name] == "waiting" and lacking:
                 raise ValueError(f"stage {name} takes from {', '.join(lacking)}, which is not done; choose that one, too")

@@ -53,7 +53,7 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path) -> None:
     """Write the weights of a checkpoint as a folder that `init_from`, `load_model` and the published formats take.
 
     Trained tensors come from the fp32 masters, frozen ones and buffers are complete, tied ones stand under each of their names.
-    Recipe and fingerprint are those of the stage.
+    LoRA's adapters are merged. Recipe and fingerprint are those of the stage.
 
     Args:
         checkpoint: `<stage>/checkpoints/step=<n>.ckpt`, of any strategy and number of ranks.
@@ -68,8 +68,13 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path) -> None:
     if not (checkpoint / "state.ckpt").is_file():
         raise FileNotFoundError(f"{checkpoint}: no checkpoint; name a folder <stage>/checkpoints/step=<n>.ckpt")
     state = torch.load(checkpoint / "state.ckpt", map_location="cpu", mmap=True, weights_only=True)
+    recipe = load_recipe(stage / RECIPE)
+    lora = build(recipe["lora"], "lora") if recipe.get("lora") else None
     with torch.device("meta"):
-        own = build(load_recipe(stage / RECIPE)["model"], "model").state_dict()
+        model = build(recipe["model"], "model")
+        if lora is not None:
+            lora.apply(model, None)
+    own = model.state_dict()
     shapes = state["zero"]["shapes"] if "zero" in state else {n: list(t.shape) for n, t in state["state_dict"].items()}
     found = {name.removeprefix(PREFIX): shape for name, shape in shapes.items() if name.startswith(PREFIX)}
     expected = {name: list(tensor.shape) for name, tensor in own.items()}
@@ -78,22 +83,26 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path) -> None:
         raise ValueError(f"{checkpoint}: does not fit the model of {stage / RECIPE}: {', '.join(names[:10])}")
     if "zero" in state:
         stored, aliases = ZeroFiles(checkpoint), state["zero"]["aliases"]
-        tensors = {name: _stored(stored, aliases.get(PREFIX + name, PREFIX + name), tensor) for name, tensor in own.items()}
+        tensors: dict[str, LazyTensor | StoredTensor] = {
+            name: _stored(stored, aliases.get(PREFIX + name, PREFIX + name), tensor, lora is not None)
+            for name, tensor in own.items()
+        }
     else:
         tensors = {
             name: LazyTensor(tuple(tensor.shape), tensor.dtype, state["state_dict"][PREFIX + name].detach)
             for name, tensor in own.items()
         }
-    digest = write_weights(out, tensors)
-    content = read_fingerprint(stage) if (stage / FINGERPRINT).is_file() else dict(load_recipe(stage / RECIPE)["fingerprint"])
+    digest = write_weights(out, tensors if lora is None else lora.merged(tensors))
+    content = read_fingerprint(stage) if (stage / FINGERPRINT).is_file() else dict(recipe["fingerprint"])
     write_fingerprint(out, {**content, "weights_sha256": digest})
     (out / RECIPE).write_text((stage / RECIPE).read_text(encoding="utf-8"), encoding="utf-8")
 
 
-def _stored(files: ZeroFiles, name: str, like: Tensor) -> LazyTensor | StoredTensor:
-    """A tensor's bytes as they lie in the files; cast where the dtype differs: under bf16 frozen weights were kept in bf16."""
+def _stored(files: ZeroFiles, name: str, like: Tensor, lazy: bool) -> LazyTensor | StoredTensor:
+    """A tensor's bytes as they lie in the files, unless it is to be `lazy`; cast where the dtype differs: under bf16 frozen
+    weights were kept in bf16."""
     kind, shape = "fp32" if "fp32" in files.kinds(name) else "value", tuple(like.shape)
     found = files.stored(kind, name, shape)
-    if found.dtype == NAMES[like.dtype]:
+    if found.dtype == NAMES[like.dtype] and not lazy:
         return found
     return LazyTensor(shape, like.dtype, lambda: files.read(kind, name, 0, like.numel()).reshape(shape))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from bcaudio.distributed import is_distributed
 
@@ -103,9 +104,10 @@ def whole_tensors(model: nn.Module, dtypes: Mapping[str, torch.dtype] | None = N
     Returns:
         name (of the state dict) -> tensor; all ranks must make the same tensors in the same order.
     """
+    state = model.state_dict(keep_vars=True)  # first: FSDP parts what it has gathered
     parameters = dict(model.named_parameters(remove_duplicate=False))
     found = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
+    for name, tensor in state.items():
         shape = tuple(getattr(tensor, "ds_shape", tensor.shape))
         make = _whole(parameters[name]) if name in parameters else tensor.detach
         found[name] = LazyTensor(shape, (dtypes or {}).get(name, tensor.dtype), make)
@@ -113,6 +115,8 @@ def whole_tensors(model: nn.Module, dtypes: Mapping[str, torch.dtype] | None = N
 
 
 def _whole(parameter: nn.Parameter) -> Callable[[], Tensor]:
+    if isinstance(parameter, DTensor):
+        return parameter.detach().full_tensor
     if not hasattr(parameter, "ds_id") and not hasattr(parameter, "_hp_mapping"):
         return parameter.detach
 

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 
 class EMA(L.Callback):
@@ -29,9 +30,9 @@ class EMA(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trained = {name: p for name, p in pl_module.named_parameters() if p.requires_grad}
-        if any(hasattr(p, "ds_id") or hasattr(p, "_hp_mapping") for p in trained.values()):
+        if any(isinstance(p, DTensor) or hasattr(p, "ds_id") or hasattr(p, "_hp_mapping") for p in trained.values()):
             raise ValueError(
-                "EMA: weights under ZeRO lie in pieces; train under DDP (trainer.strategy: ddp) or remove the callback"
+                "EMA: weights under ZeRO or FSDP lie in pieces; train under DDP (trainer.strategy: ddp) or remove the callback"
             )
         self.averages = {
             name: self.averages[name].to(p.device) if name in self.averages else p.detach().float().clone()

@@ -12,6 +12,7 @@ import torch
 from bcaudio.checkpoint import write_fingerprint
 from bcaudio.strategies.export import write_weights
 from bcaudio.strategies.sharding import LazyTensor, sha256_of, whole_tensors
+from bcaudio.training.lora import LoRA, plain_name
 
 
 class Handover(L.Callback):
@@ -24,10 +25,17 @@ class Handover(L.Callback):
         out: stage folder.
         fingerprint: for `fingerprint.json`.
         report: told the proof as far as it goes: `sha256_before`, later `sha256_after`.
+        lora: of the model, if it has adapters. They are merged as the weights are written; the proof is over the weights beneath.
     """
 
-    def __init__(self, out: Path, fingerprint: Mapping[str, Any], report: Callable[[dict[str, str]], None]) -> None:
-        self.out, self.fingerprint, self.report = out, fingerprint, report
+    def __init__(
+        self,
+        out: Path,
+        fingerprint: Mapping[str, Any],
+        report: Callable[[dict[str, str]], None],
+        lora: LoRA | None = None,
+    ) -> None:
+        self.out, self.fingerprint, self.report, self.lora = out, fingerprint, report, lora
         self.proof: dict[str, str] = {}
         self._dtypes: dict[str, torch.dtype] = {}
 
@@ -52,7 +60,9 @@ class Handover(L.Callback):
                 f"{self.out}: a frozen tensor changed (SHA-256 {self.proof['sha256_before'][:12]} before, "
                 f"{self.proof['sha256_after'][:12]} after); this is a defect, please report it"
             )
-        digest = write_weights(self.out, whole_tensors(pl_module.model, self._dtypes), writes=trainer.is_global_zero)
+        tensors = whole_tensors(pl_module.model, self._dtypes)
+        tensors = tensors if self.lora is None else self.lora.merged(tensors)
+        digest = write_weights(self.out, tensors, writes=trainer.is_global_zero)
         if trainer.is_global_zero:
             write_fingerprint(self.out, {**self.fingerprint, "weights_sha256": digest})
             pl_module.export(str(self.out))
@@ -66,6 +76,7 @@ class Handover(L.Callback):
 
 
 def frozen(module: L.LightningModule) -> dict[str, LazyTensor]:
-    """The parameters of a stage's model that must not change, whole."""
-    names = {name for name, parameter in module.model.named_parameters() if not parameter.requires_grad}
-    return {name: tensor for name, tensor in whole_tensors(module.model).items() if name in names}
+    """The parameters of a stage's model that must not change, whole, by the names they have without adapters."""
+    tensors = whole_tensors(module.model)
+    names = [name for name, parameter in module.model.named_parameters() if not parameter.requires_grad]
+    return {plain_name(name): tensors[name] for name in names}

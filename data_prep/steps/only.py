@@ -10,7 +10,7 @@ from data_prep.utterance import Clip, Drops, Step
 class Only:
     """Clips of some corpora go through a step, one by one; the others pass, in their place.
 
-    Drops are those of the step, under the name that `Only` has in the pipeline.
+    In drops and accounts it stands under the name of its step.
 
     Args:
         step: a transform.

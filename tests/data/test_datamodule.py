@@ -61,6 +61,16 @@ def test_validation_passes_every_sample_once_in_order(shards: str) -> None:
     assert [batch.size for batch in batches] == [8, 8, 4]
 
 
+def test_clips_with_less_validation_batches_than_ranks_are_refused_with_both_numbers(shards: str) -> None:
+    made = module(shards)
+    made.trainer = SimpleNamespace(global_rank=2, world_size=3)
+    made.setup()
+    assert [batch.size for batch in made.val_dataloader()] == [4]
+    made.trainer = SimpleNamespace(global_rank=2, world_size=4)
+    with pytest.raises(ValueError, match=r"data\.val: 3 batches for 4 ranks, .*; lower data\.val_batch_size \(8\)"):
+        made.setup()
+
+
 def test_filters_keep_language_and_duration(shards: str) -> None:
     assert len(Source(shards, "asr", languages=["zh"])) == 10
     assert len(Source(shards, "asr", min_duration_s=0.2)) == 10

@@ -29,6 +29,8 @@ def shape(segments: list[Segment]) -> list[str]:
         ("intlv", ["hear", "text+", "hear", "text+"]),
         ("intlv_text_first", ["text", "hear", "text+", "hear"]),
         ("intlv_continue", ["hear", "hear", "hear", "text+"]),
+        ("intlv_audio", ["hear+", "text+", "hear+", "text+"]),
+        ("intlv_continue_audio", ["hear+", "hear+", "hear+", "text+"]),
         ("tts", ["text", "speak+"]),
         ("itts", ["text", "speak+", "text+", "speak+", "text+", "speak+", "text+", "speak+"]),
         ("audio", ["speak+"] * 4),
@@ -50,8 +52,8 @@ def test_dialogue_pays_for_the_answer_in_text_and_speech() -> None:
 
 def test_every_task_is_covered_here() -> None:
     assert set(TASKS) == {
-        "asr", "s2tt", "aqa", "intlv", "intlv_text_first", "intlv_continue", "tts", "itts", "audio", "dialogue",
-        "text_repeat", "text_translate", "text_answer", "text_story",
+        "asr", "s2tt", "aqa", "intlv", "intlv_text_first", "intlv_continue", "intlv_audio", "intlv_continue_audio", "tts",
+        "itts", "audio", "dialogue", "text_repeat", "text_translate", "text_answer", "text_story",
     }  # fmt: skip
 
 

@@ -14,10 +14,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import deepspeed  # noqa: F401 (imported once, before the forks)
+import deepspeed  # noqa: F401 (imported once, before the forks, as what else the processes would each import for seconds)
 import numpy as np
 import pytest
 import torch
+import torch._inductor.compile_fx
+import torch.distributed.checkpoint.state_dict
+import torch.utils.tensorboard
+import transformers.models.qwen2.modeling_qwen2  # noqa: F401
 import yaml
 
 from bcaudio.data.schema import Sample, Span
@@ -32,6 +36,7 @@ STRATEGIES = {
     "ddp": ["+trainer.strategy=ddp"],
     "zero2": ["+trainer.strategy={_target_: bcaudio.strategies.deepspeed.ZeRO, stage: 2}"],
     "zero3": ["+trainer.strategy={_target_: bcaudio.strategies.deepspeed.ZeRO, stage: 3}"],
+    "fsdp": ["+trainer.strategy={_target_: bcaudio.strategies.fsdp.FSDP}"],
 }
 
 
@@ -84,15 +89,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
         "data": {
             "_target_": "bcaudio.data.datamodule.DataModule",
-            "batch_size": 8,
+            "batch_size": None,
+            "rows": 4,
+            "accumulate": 1,
             "max_steps": "${max_steps}",
             "collate": {
                 "_target_": "bcaudio.data.batch.SequenceCollate",
-                "tokenizer": str(folder), "codebook_sizes": SIZES, "row_tokens": 48,
+                "tokenizer": str(folder), "codebook_sizes": SIZES, "row_tokens": 64,
             },
             "train": [{**source, "task": "asr"}, {**source, "task": "tts"}],
-            "val": [{**source, "task": "asr", "limit": 8}, {**source, "task": "tts", "limit": 6}],
-            "val_batch_size": 4,
+            "val": [{**source, "task": "asr", "limit": 8}, {**source, "task": "tts", "limit": 4}],
+            "val_batch_size": 4,  # three batches: one of two ranks has one less
         },
         "trainer": {
             "accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "log_every_n_steps": 1, "val_check_interval": 4,

@@ -1,4 +1,7 @@
-"""Two processes under DDP, ZeRO-2 and ZeRO-3: the losses of one process, resume after kill -9, other world sizes, one export."""
+"""Two processes under DDP, ZeRO-2, ZeRO-3 and FSDP: the losses of one process, resume after kill -9, one export.
+
+Two processes take their rows in two micro-batches each, the single one all at once.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ import torch
 from bcaudio.checkpoint import load_model, load_state, read_fingerprint, tensor_sha256
 from bcaudio.strategies.export import export_checkpoint
 
-NAMES = ("ddp", "zero2", "zero3")
+NAMES = ("ddp", "zero2", "zero3", "fsdp")
+HALVES = ["data.accumulate=2"]
 Launch = Callable[..., str]
 Column = Callable[[Path, str], dict[int, float]]
 
@@ -23,7 +27,7 @@ def finished(world: Path, launch: Launch) -> dict[str, Path]:
     """Uninterrupted runs: one process, and two under each strategy."""
     outs = {"one": world / "one", **{name: world / name for name in NAMES}}
     for name, out in outs.items():
-        launch(world / "tiny.yaml", out, 1 if name == "one" else 2, name)
+        launch(world / "tiny.yaml", out, *((1, "") if name == "one" else (2, name, HALVES)))
     return outs
 
 
@@ -32,7 +36,7 @@ def killed(world: Path, launch: Launch) -> dict[str, Path]:
     """The same with two processes, killed in step 5: checkpoints of steps 2 and 4 are left."""
     outs = {name: world / f"killed-{name}" for name in NAMES}
     for name, out in outs.items():
-        launch(world / "tiny.yaml", out, 2, name, kill_at=5)
+        launch(world / "tiny.yaml", out, 2, name, HALVES, kill_at=5)
         assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["step=2.ckpt", "step=4.ckpt"]
     return outs
 
@@ -49,7 +53,7 @@ def frozen_proof(out: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_two_processes_have_the_losses_of_one(finished: dict[str, Path], column: Column, name: str) -> None:
-    for term in ("loss", "text", "audio", "audio_level_0", "audio_level_1"):
+    for term in ("loss", "text", "audio", "audio_level_0", "audio_level_1", "asr.text", "tts.audio"):
         ours, one = column(finished[name], f"train/{term}"), column(finished["one"], f"train/{term}")
         assert list(ours) == list(one) == list(range(8))
         assert max(abs(ours[step] - one[step]) for step in one) < 1e-5
@@ -83,7 +87,7 @@ def test_killed_and_resumed_losses_are_exactly_those_of_the_uninterrupted_run(
     world: Path, finished: dict[str, Path], killed: dict[str, Path], launch: Launch, column: Column, name: str, tmp_path: Path
 ) -> None:
     out = copy(killed, name, tmp_path / "out")
-    said = launch(world / "tiny.yaml", out, 2, name)
+    said = launch(world / "tiny.yaml", out, 2, name, HALVES)
     assert f"resuming from {out}/checkpoints/step=4.ckpt" in said
     for term in ("train/loss", "val/loss"):
         assert column(out, term) == column(finished[name], term)
@@ -94,63 +98,46 @@ def test_killed_and_resumed_losses_are_exactly_those_of_the_uninterrupted_run(
 
 
 @pytest.mark.parametrize(
-    ("name", "ranks", "strategy"),
+    ("name", "ranks", "strategy", "accumulate"),
     [
-        ("ddp", 1, "ddp"),
-        ("zero2", 1, "zero2"),
-        ("zero3", 1, "zero3"),
-        pytest.param("zero2", 2, "zero3", marks=pytest.mark.slow),
-        pytest.param("zero3", 2, "zero2", marks=pytest.mark.slow),
+        ("ddp", 1, "ddp", 4),
+        ("zero2", 1, "zero3", 1),
+        ("zero3", 1, "zero2", 1),
+        ("fsdp", 1, "fsdp", 1),
+        ("fsdp", 2, "ddp", 1),
     ],
 )
-def test_another_number_of_processes_or_stage_goes_on_with_the_same_samples(
+def test_other_processes_micro_batches_and_strategies_go_on_with_the_same_samples(
     world: Path, finished: dict[str, Path], killed: dict[str, Path], launch: Launch, column: Column,
-    name: str, ranks: int, strategy: str, tmp_path: Path,
+    name: str, ranks: int, strategy: str, accumulate: int, tmp_path: Path,
 ) -> None:  # fmt: skip
     out = copy(killed, name, tmp_path / "out")
-    assert f"resuming from {out}/checkpoints/step=4.ckpt" in launch(world / "tiny.yaml", out, ranks, strategy)
+    said = launch(world / "tiny.yaml", out, ranks, strategy, [f"data.accumulate={accumulate}"])
+    assert f"resuming from {out}/checkpoints/step=4.ckpt" in said
     ours, uncut = column(out, "train/loss"), column(finished["one"], "train/loss")
     assert list(ours) == list(range(8))
     assert max(abs(ours[step] - uncut[step]) for step in uncut) < 1e-5
 
 
-def test_a_checkpoint_of_ddp_is_refused_by_zero_with_the_remedy(
-    world: Path, killed: dict[str, Path], launch: Launch, tmp_path: Path
+@pytest.mark.parametrize(("strategy", "named"), [("zero2", "ZeRO"), ("fsdp", "FSDP")])
+def test_a_checkpoint_of_ddp_is_refused_by_others_with_the_remedy(
+    world: Path, killed: dict[str, Path], launch: Launch, strategy: str, named: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(AssertionError, match=r"written by another strategy, not by ZeRO.*bcaudio export CHECKPOINT"):
-        launch(world / "tiny.yaml", copy(killed, "ddp", tmp_path / "out"), 2, "zero2")
+    with pytest.raises(AssertionError, match=rf"written by another strategy, not by {named}.*bcaudio export CHECKPOINT"):
+        launch(world / "tiny.yaml", copy(killed, "ddp", tmp_path / "out"), 1, strategy)
 
 
-ROWS = ["data.batch_size=null", "+data.rows=4", "data.collate.row_tokens=64"]
-
-
-@pytest.fixture(scope="module")
-def rows_of_one(world: Path, launch: Launch) -> Path:
-    """One process that takes four packed rows at once."""
-    launch(world / "tiny.yaml", world / "rows", 1, overrides=ROWS)
-    return world / "rows"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_ranks_and_micro_batches_together_have_the_losses_of_one_process_with_all_rows(
-    world: Path, rows_of_one: Path, launch: Launch, column: Column, name: str, tmp_path: Path
+def test_ranks_without_a_validation_batch_take_part_and_samples_may_be_counted_in_place_of_rows(
+    world: Path, launch: Launch, column: Column, tmp_path: Path
 ) -> None:
-    launch(world / "tiny.yaml", tmp_path / "out", 2, name, [*ROWS, "+data.accumulate=2"])
-    for term in ("train/loss", "train/audio_level_1", "train/asr.text", "train/tts.audio", "val/loss"):
-        ours, one = column(tmp_path / "out", term), column(rows_of_one, term)
-        assert list(ours) == list(one)
-        assert max(abs(ours[step] - one[step]) for step in one) < 1e-5
-
-
-def test_other_micro_batches_go_on_at_the_same_step(
-    world: Path, rows_of_one: Path, launch: Launch, column: Column, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    launch(world / "tiny.yaml", out, 2, "ddp", [*ROWS, "+data.accumulate=1"], kill_at=5)
-    assert "resuming from" in launch(world / "tiny.yaml", out, 1, overrides=[*ROWS, "+data.accumulate=4"])
-    for term in ("train/loss", "val/loss"):
-        ours, one = column(out, term), column(rows_of_one, term)
-        assert list(ours) == list(one)
+    overrides = ["data.rows=null", "data.batch_size=8", "data.val_batch_size=12", "max_steps=4"]
+    source = "_target_: bcaudio.data.datamodule.Source, shards: '${takes.codes}/numbers-train-*.tar', task: tts, limit: 10"
+    overrides += [f"data.val=[{{{source}}}]"]  # one batch
+    launch(world / "tiny.yaml", tmp_path / "one", 1, overrides=overrides)
+    launch(world / "tiny.yaml", tmp_path / "two", 2, "ddp", overrides)
+    for term in ("train/loss", "train/audio_level_1", "val/loss", "val/tts.audio"):
+        ours, one = column(tmp_path / "two", term), column(tmp_path / "one", term)
+        assert list(ours) == list(one) == ([3] if term.startswith("val") else list(range(4)))
         assert max(abs(ours[step] - one[step]) for step in one) < 1e-5
 
 
@@ -159,9 +146,10 @@ def test_bf16_is_near_fp32_and_exports_fp32_with_buffers_and_frozen_weights(
     world: Path, finished: dict[str, Path], launch: Launch, column: Column, name: str, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    launch(world / "tiny.yaml", out, 2, name, ["+trainer.precision=bf16-mixed"])
+    launch(world / "tiny.yaml", out, 2, name, [*HALVES, "+trainer.precision=bf16-mixed", "data.max_steps=4"])
     ours, full = column(out, "train/loss"), column(finished["one"], "train/loss")
-    assert 0 < max(abs(ours[step] - full[step]) for step in full) < 0.1
+    assert list(ours) == list(range(4))
+    assert 0 < max(abs(ours[step] - full[step]) for step in ours) < 0.1
     state, one = load_state(out), load_state(finished["one"])
     assert {key: (tensor.dtype, tensor.shape) for key, tensor in state.items()} == {
         key: (tensor.dtype, tensor.shape) for key, tensor in one.items()

@@ -62,6 +62,12 @@ def test_plus_adds_a_key_and_a_list_entry(recipe: Path) -> None:
     assert loaded["callbacks"][2] == {"every": 9}
 
 
+def test_null_removes_list_entries_which_the_other_overrides_go_on_counting(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("x: [{y: 0}, {y: 1}, {y: 2}, null]")
+    assert load_recipe(path, ["x.0=null", "x.1=null", "x.2.y=5"]) == {"x": [{"y": 5}, None]}
+
+
 def test_a_circle_of_extends_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("extends: b.yaml")
     (tmp_path / "b.yaml").write_text("extends: a.yaml")

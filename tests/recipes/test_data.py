@@ -35,10 +35,10 @@ def test_a_tiny_run_goes_through_every_step_and_verifies(tmp_path: Path, monkeyp
     record = json.loads((out / "stage.json").read_text())
     assert "this machine has no apt-get" in record["left_out"]["prompts"]
     assert record["num_samples"]["text_stories-train"] == 4
-    steps = [f"0/{name}" for name in ("NormalizeText", "SynthesizeText", "Loudness", "Only", "Only-2", "Resample")]
+    steps = [f"0/{name}" for name in ("NormalizeText", "SynthesizeText", "Loudness", "CutSpeech", "Segment", "Resample")]
     assert list(record["into_step"]) == [*steps, "1/Duplicates"]
     assert set(record["dropped"]) <= {"read", "write", *(name.partition("/")[2] for name in record["into_step"])}
-    assert record["dropped"]["Only"].keys() >= {"silence"}
+    assert record["dropped"]["CutSpeech"].keys() >= {"silence"}
     assert record["into_step"]["0/SynthesizeText"]["clips"] == 2 * (5 + 1 + 3 + 2)
     index = ShardIndex([out / "shards" / "*.tar"])
     stories = [index.sample(i) for i in range(len(index)) if index.entry(i).corpus == "text_stories"]
