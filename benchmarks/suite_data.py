@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from bcaudio.data.batch import zeros
 from bcaudio.data.index import ShardIndex
 from bcaudio.data.index_file import Entry, Written, index_path, pack_index
 from bcaudio.data.schema import Sample, Span
@@ -113,7 +114,8 @@ class _Waveforms(Dataset):
 
 def _joined(clips: list[Tensor]) -> tuple[Tensor, list[int]]:
     """One after the other: padding would nearly double the memory that is shared and has to be mapped, page by page."""
-    return torch.cat(clips), [len(clip) for clip in clips]
+    lengths = [len(clip) for clip in clips]
+    return torch.cat(clips, out=zeros([sum(lengths)], torch.int16)), lengths
 
 
 def _read_alone(tars: Sequence[Path], places: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 
@@ -223,6 +224,15 @@ class SequenceCollate:
             raise ValueError(f"{item.sample.key}, task {item.task}: {error}") from error
 
 
+def zeros(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Zeros for a large part of a batch. A worker of a loader makes them in the memory it shares, where batches are handed over:
+    elsewhere they would be copied there, page by page."""
+    if torch.utils.data.get_worker_info() is None:
+        return torch.zeros(*shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)  # new shared memory is zero
+    return torch.empty(0, dtype=dtype).set_(storage, 0, tuple(shape))
+
+
 class AudioCollate:
     """Items -> AudioBatch.
 
@@ -251,10 +261,11 @@ class AudioCollate:
                 window = round(self.crop_s * rate)
                 clips = [self._crop(clip, window, share) for clip, share in zip(clips, starts, strict=True)]
             width = max(len(clip) for clip in clips)
-            joined = np.zeros((len(clips), width), dtype=np.float32)
+            tensor = zeros((len(clips), width), torch.float32)
+            joined = tensor.numpy()
             for row, clip in zip(joined, clips, strict=True):
                 row[: len(clip)] = clip.astype(np.float32) / 32768.0
-            waveforms[rate] = torch.from_numpy(joined)
+            waveforms[rate] = tensor
             lengths[rate] = torch.tensor([len(clip) for clip in clips])
         codes, num_codes = self._codes(items)
         return AudioBatch(waveforms, lengths, [replace(item, waveforms={}) for item in items], codes, num_codes)

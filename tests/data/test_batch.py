@@ -100,3 +100,19 @@ def test_rows_may_be_empty() -> None:
     assert batch.position_ids.tolist() == [[0, 1, 0, 1], [0, 1, 2, 3]]
     assert (batch.labels[1] == IGNORE).all()
     assert lay_rows([[]], 4, 0, 2, []).codes.shape == (0, 2)
+
+
+class _OneBatch(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, bool]:
+        waveform = AudioCollate((16000,))([item(300), item(500)], np.random.default_rng(0)).waveforms[16000]
+        return waveform, waveform.is_shared()
+
+
+def test_a_worker_makes_the_same_waveforms_in_shared_memory() -> None:
+    ((made, was_shared),) = torch.utils.data.DataLoader(_OneBatch(), batch_size=None, num_workers=1)
+    expected, is_shared = _OneBatch()[0]
+    assert (was_shared, is_shared) == (True, False)
+    torch.testing.assert_close(made, expected, rtol=0, atol=0)
