@@ -28,7 +28,7 @@ def test_too_many_rows_are_answered_with_fewer_at_a_time(capsys: pytest.CaptureF
 @pytest.mark.slow
 def test_stage_2_of_7b_needs_sharding_and_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = tmp_path / "stage2.md"
-    argv = ["plan", str(STAGE2), "--nodes", "2", "--price-per-gpu-hour", "2", "--markdown", str(page)]
+    argv = ["plan", str(STAGE2), "trainer.strategy=ddp", "--nodes", "2", "--price-per-gpu-hour", "2", "--markdown", str(page)]
     assert main(argv) == 0
     out = capsys.readouterr().out
     first, *_, last = out.strip().splitlines()
@@ -36,7 +36,7 @@ def test_stage_2_of_7b_needs_sharding_and_says_which(tmp_path: Path, capsys: pyt
     assert "bcaudio.strategies.deepspeed.ZeRO" in first
     assert last.strip().startswith(f"bcaudio launch {STAGE2} --backend slurm --nodes 2")
     text = page.read_text()
-    assert text.startswith(f"`bcaudio plan {STAGE2} --gpu h100-80gb --nodes 2")
+    assert text.startswith(f"`bcaudio plan {STAGE2} trainer.strategy=ddp --gpu h100-80gb --nodes 2")
     assert first in text
     # the published element counts (tests/recipes)
     assert "| total | 9,142,488,072 | 8,052,493,320 | 1,089,994,752 |" in text

@@ -35,5 +35,5 @@ def test_a_senseless_decay_is_refused(decay: float) -> None:
 def test_weights_in_pieces_are_refused() -> None:
     model = nn.Linear(1, 1)
     model.weight.ds_id = 0
-    with pytest.raises(ValueError, match="under ZeRO lie in pieces"):
+    with pytest.raises(ValueError, match="under ZeRO or FSDP lie in pieces"):
         EMA().on_train_start(None, model)
