@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from bcaudio.data.shards import shard_path
-from bcaudio.recipe.record import naming_full_disk, write_atomic
+from bcaudio.recipe.errors import naming_full_disk
+from bcaudio.recipe.record import write_atomic
 from bcaudio.text.normalize import units
 from data_prep.utterance import CorpusUnavailable, Listing, Source, Utterance
 

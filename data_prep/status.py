@@ -21,7 +21,7 @@ from bcaudio.recipe.load import load_recipe
 from bcaudio.recipe.record import read_json
 from data_prep.pipeline import FINGERPRINT, Phase, Pipeline
 from data_prep.steps.clip import make_clip
-from data_prep.task import clip_of, from_line, sample_of
+from data_prep.task import clip_of, from_line, sample_of, step_names
 from data_prep.utterance import Clip, Drops, Rejected
 
 
@@ -117,9 +117,10 @@ def step_costs(out: Path, minutes: float, console: Console | None = None) -> dic
 
 def _passed(phase: Phase, clips: list[Clip], spent: dict[str, float]) -> list[Clip]:
     """The clips after the steps of a phase and the survey at its end."""
+    names = step_names(phase.steps)
     for step in phase.steps:
         list(step(iter(clips[:1]), Drops()))  # loads its model
-        with _clock(spent, type(step).__name__):
+        with _clock(spent, names[id(step)]):
             clips = list(step(iter(clips), Drops()))
     if (survey := phase.after) is not None:
         list(map(survey.look, clips[:1]))

@@ -7,6 +7,8 @@ from typing import Any
 
 import lightning as L
 
+from bcaudio.callbacks.replica_check import is_sharded
+from bcaudio.distributed import is_distributed
 from bcaudio.metrics.counting import CountingMetric
 
 
@@ -22,7 +24,8 @@ class HypothesisCallback(L.Callback):
         max_batches: of each validation loader, to bound the time; 0 takes all.
 
     Raises:
-        ValueError: no language or task; TypeError at the start of a fit or validation whose module has no `transcribe`.
+        ValueError: no language or task; at the start of training, weights in pieces (ZeRO-3, FSDP).
+        TypeError: at the start of a fit or validation whose module has no `transcribe`.
     """
 
     def __init__(self, languages: Sequence[str], tasks: Sequence[str], max_batches: int = 0) -> None:
@@ -45,6 +48,13 @@ class HypothesisCallback(L.Callback):
                 f"{type(self).__name__} needs {type(pl_module).__name__}.transcribe(batch) -> "
                 "[(id, hypothesis, reference, language, task), ...]; "
                 "add that method or remove the callback from the recipe"
+            )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if is_distributed() and any(is_sharded(parameter) for parameter in pl_module.parameters()):
+            raise ValueError(
+                f"{type(self).__name__}: every rank writes the answers to its own batches, but where weights lie in pieces a "
+                "forward pass waits for all ranks; take ZeRO stage 2 or DDP, or remove the callback and evaluate afterwards"
             )
 
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -72,7 +72,8 @@ class NanGuard(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.losses.extend(state_dict["losses"])
         self.skipped = list(state_dict["skipped"])
-        self.last_finite = tuple(state_dict["last_finite"]) or None  # type: ignore[assignment]
+        last = state_dict["last_finite"]
+        self.last_finite = (last[0], last[1]) if last else None
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.odd_buffers = _non_finite_buffers(pl_module)  # a mask may hold -inf on purpose

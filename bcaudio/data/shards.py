@@ -24,7 +24,7 @@ import soundfile
 from bcaudio.data.index_file import Entry, Written, entry_of, index_path, open_index, pack_index
 from bcaudio.data.schema import Sample
 from bcaudio.data.storage import Place, as_place, file_name, is_url, join, read_range, remove, upload
-from bcaudio.recipe.record import naming_full_disk
+from bcaudio.recipe.errors import naming_full_disk
 
 SAMPLE_RATE = 24_000
 BLOCK = 512  # tar header size; a member's header lies one block before its data

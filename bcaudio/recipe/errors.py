@@ -1,14 +1,17 @@
-"""Errors as a user meets them: recipe problems, the hint that goes with a misspelt name, the exit code of a command."""
+"""Errors as a user meets them: recipe problems, the hint for a misspelt name, a full disk, the exit code of a command."""
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 USER_ERROR, INTERRUPTED = 2, 130
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, limit of a file's size
 
 
 class RecipeError(ValueError):
@@ -64,3 +67,15 @@ def _describe(error: Exception) -> str:
     if isinstance(error, FileNotFoundError) and error.errno and error.filename:
         return f"{error.filename}: no such file or folder"
     return str(error) or type(error).__name__
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: str | Path) -> Iterator[None]:
+    """Around writing `path`: an OSError of a disk that takes no more gets the path and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        remedy = f"{os.strerror(error.errno)}; free some space or choose another out=, then run the same command again"
+        raise OSError(error.errno, remedy, str(path)) from error

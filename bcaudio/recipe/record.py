@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -14,13 +13,14 @@ import resource
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from bcaudio import __version__
+from bcaudio.recipe.errors import naming_full_disk
 from bcaudio.recipe.load import dump_recipe
 from bcaudio.recipe.target import resolve_target
 
@@ -34,19 +34,6 @@ NOT_IN_KEY = frozenset(
     | {"trainer.enable_progress_bar", "trainer.log_every_n_steps"}
     | {"data.num_workers", "data.accumulate", "data.memory_mb"}
 )
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # disk, quota, limit of a file's size
-
-
-@contextlib.contextmanager
-def naming_full_disk(path: str | Path) -> Iterator[None]:
-    """Around writing `path`: an OSError of a disk that takes no more gets the path and the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        remedy = f"{os.strerror(error.errno)}; free some space or choose another out=, then run the same command again"
-        raise OSError(error.errno, remedy, str(path)) from error
 
 
 def write_atomic(path: Path, text: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from bcaudio.checkpoint import FINGERPRINT, RECIPE, WEIGHTS, read_fingerprint, write_fingerprint
 from bcaudio.pretrained.tensor_files import StoredTensor, write_tensor_file
 from bcaudio.recipe.build import build
+from bcaudio.recipe.errors import naming_full_disk
 from bcaudio.recipe.load import load_recipe
 from bcaudio.strategies.sharding import NAMES, LazyTensor
 from bcaudio.strategies.zero_files import ZeroFiles
@@ -40,10 +41,9 @@ def write_weights(folder: Path, tensors: Mapping[str, LazyTensor | StoredTensor]
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f".{WEIGHTS}.tmp"
     try:
-        digest = write_tensor_file(temporary, tensors)  # type: ignore[arg-type]
+        with naming_full_disk(folder / WEIGHTS):
+            digest = write_tensor_file(temporary, tensors)  # type: ignore[arg-type]  # both kinds have shape, dtype and bytes
         os.replace(temporary, folder / WEIGHTS)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder / WEIGHTS)) from error
     finally:
         temporary.unlink(missing_ok=True)
     return digest

@@ -120,7 +120,8 @@ class AudioLLMModule(StageModule):
         names += [f"{task}.{term}" for task in TASKS for term in ("text", "audio")]
         nothing = torch.zeros(2, dtype=torch.float64, device=self.device)
         table = all_reduce_sum(torch.stack([sums.get(name, nothing) for name in names]))
-        means = {name: row[0] / row[1] for name, row in zip(names, table, strict=True) if row[1] > 0}
+        seen = (table[:, 1] > 0).tolist()  # one wait for the device, not one per name
+        means = {name: row[0] / row[1] for name, row, any_paid in zip(names, table, seen, strict=True) if any_paid}
         means = {name: means.get(name, nothing[0]) for name in self.losses.weights} | means
         total, _ = self.losses({name: means[name] for name in self.losses.weights})
         return {"loss": total, **means}
@@ -148,12 +149,13 @@ def _by_task(term: str, losses: Tensor, batch: PackedBatch, is_paid: Tensor) -> 
     """Sum and count [2] of a term's losses [N], of all and by task; `is_paid` [B, T] has N true entries, row-major."""
     losses = losses.detach().double()
     sums = {term: torch.stack([losses.sum(), losses.new_tensor(len(losses))])}
-    documents = getattr(batch, "documents", None)  # [B, T]: which item a position belongs to
-    tasks = [item.task for item in batch.items]
-    for task in sorted(set(tasks)) if documents is not None else ():
-        mine = torch.tensor([other == task for other in tasks], device=losses.device)[documents[is_paid]]
-        sums[f"{task}.{term}"] = torch.stack([losses[mine].sum(), mine.sum().double()])
-    return sums
+    if batch.documents is None:
+        return sums
+    tasks = sorted({item.task for item in batch.items})
+    number = torch.tensor([tasks.index(item.task) for item in batch.items], dtype=torch.long, device=losses.device)
+    entries = torch.stack([losses, torch.ones_like(losses)], dim=1)
+    table = entries.new_zeros(len(tasks), 2).index_add_(0, number[batch.documents[is_paid]], entries)
+    return sums | {f"{task}.{term}": row for task, row in zip(tasks, table, strict=True)}
 
 
 def _check_tokenizer(model: AudioLLM, tokenizer: TextTokenizer) -> None:

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from bcaudio.recipe import record as record_module
+from bcaudio.recipe.errors import naming_full_disk
 from bcaudio.recipe.load import load_recipe
-from bcaudio.recipe.record import Progress, is_alive, naming_full_disk, read_json, stage_key, stage_record
+from bcaudio.recipe.record import Progress, is_alive, read_json, stage_key, stage_record
 
 RECIPE = {"seed": 7, "out": "o", "takes": {}, "data": {"batch_size": 2}}
 
