@@ -81,11 +81,11 @@ class Throughput(L.Callback):
             if (found := [p for name, p in trained.items() if re.fullmatch(pattern, name)])
         } | {"total": list(trained.values())}
         self.norms: dict[str, Tensor] = {}
-        self._begin(device)
+        self._begin()
 
-    def _begin(self, device: torch.device) -> None:
-        self.steps, self.audio_s, self.frames = 0, 0.0, 0
-        self.tokens, self.slots = torch.zeros((), dtype=torch.float64, device=device), 0
+    def _begin(self) -> None:
+        self.steps, self.audio_s = 0, 0.0
+        self.tokens = self.frames = self.slots = 0
         self.began, self.paused_s = time.perf_counter(), 0.0
         if self.clock is not None:
             self.clock.data_s = self.clock.paused_s = 0.0
@@ -108,7 +108,7 @@ class Throughput(L.Callback):
     ) -> None:
         began = time.perf_counter()
         if isinstance(batch, PackedBatch):
-            self.tokens += num_real_tokens(batch)
+            self.tokens += batch.num_tokens
             self.slots += batch.input_ids.numel()
             self.frames += batch.codes.shape[0]
             self.audio_s += batch.codes.shape[0] / self.frame_rate
@@ -126,8 +126,9 @@ class Throughput(L.Callback):
         paused = self.paused_s + (self.clock.paused_s if self.clock else 0.0)
         seconds = max(1e-9, time.perf_counter() - self.began - paused)
         data_s = self.clock.data_s if self.clock else float("nan")
-        own = torch.tensor([self.frames, self.slots, self.audio_s, seconds, data_s], dtype=torch.float64, device=device)
-        tokens, frames, slots, audio_s, seconds, data_s = all_reduce_sum(torch.cat([self.tokens[None], own])).tolist()
+        own = [self.tokens, self.frames, self.slots, self.audio_s, seconds, data_s]
+        own_sums = torch.tensor(own, dtype=torch.float64, device=device)
+        tokens, frames, slots, audio_s, seconds, data_s = all_reduce_sum(own_sums).tolist()
         memory = torch.tensor(_peak_memory(device) / 1024**3, dtype=torch.float64, device=device)
         if is_distributed():
             dist.all_reduce(memory, op=dist.ReduceOp.MAX)
@@ -147,7 +148,7 @@ class Throughput(L.Callback):
         self.values |= {f"grad_norm/{part}": float(norm) for part, norm in self.norms.items()}
         pl_module.log_dict(self.values, on_step=True, on_epoch=False)
         self.norms = {}
-        self._begin(device)
+        self._begin()
 
 
 class _Clock(Profiler):
@@ -183,19 +184,6 @@ def peak_of(device_name: str) -> float | None:
         if all(word in device_name.lower() for word in name.split("-")[:-1]):  # the last word is the memory's size
             return GPUS[name].flops_per_s
     return None
-
-
-def num_real_tokens(batch: PackedBatch) -> Tensor:
-    """Tokens of a packed batch that are no padding, without waiting for the device.
-
-    A row's padding is a document of its own at the end, of one id repeated (`bcaudio.data.batch.pack`); no real document is.
-    """
-    width = batch.input_ids.shape[1]
-    places = torch.arange(width, device=batch.input_ids.device)
-    last_start = torch.where(batch.position_ids == 0, places, 0).amax(dim=1, keepdim=True)
-    tail = places >= last_start
-    padded = (~tail | (batch.input_ids == batch.input_ids[:, -1:])).all(dim=1, keepdim=True)
-    return batch.input_ids.numel() - (tail & padded).sum()
 
 
 def grad_norm(parameters: list[nn.Parameter]) -> Tensor | None:

@@ -52,6 +52,7 @@ class PackedBatch(_Batch):
         labels: [B, T]; audio_labels: [B, T, K]; both already shifted, -100 ignored.
         items: the samples inside, for validation and error messages.
         step: the global step whose batch this is.
+        num_tokens: positions that hold a document; the rest are tails of rows.
         documents: [B, T]: the item that a position belongs to, 0 in the tail of a row; for losses by task.
         micro: index of this micro-batch within its step on this rank; num_micro: how many the step has there.
         paid: [2] float64: paid text labels and paid audio frames in all micro-batches of the step on this rank; None where a
@@ -65,6 +66,7 @@ class PackedBatch(_Batch):
     audio_labels: Tensor
     items: list[Item]
     step: int = 0
+    num_tokens: int = 0
     documents: Tensor | None = None
     micro: int = 0
     num_micro: int = 1
@@ -172,6 +174,7 @@ def lay_rows(
     return PackedBatch(
         *(torch.from_numpy(array) for array in (input_ids, position_ids, np.concatenate(codes), labels, audio_labels)),
         items=items,
+        num_tokens=sum(len(sequence) for row in rows for sequence in row),
         documents=torch.from_numpy(documents),
     )
 

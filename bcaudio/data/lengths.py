@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import multiprocessing
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -50,7 +51,9 @@ def sequence_lengths(index: ShardIndex, task: str, builder: SequenceBuilder, fol
     work = partial(_measured, task=task, builder=builder)
     numbers, tars, places = zip(*todo, strict=True) if todo else ((), (), ())
     if sum(headers[i]["num_samples"] for i in numbers) > MANY and len(todo) > 1:
-        with ProcessPoolExecutor(min(len(todo), os.cpu_count() or 1)) as pool:
+        # not forked: threads of the tokenizer or of torch would leave their locks behind
+        processes = max(1, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+        with ProcessPoolExecutor(min(len(todo), processes), mp_context=multiprocessing.get_context("spawn")) as pool:
             made = list(pool.map(work, tars, places))
     else:
         made = [work(tar, file) for tar, file in zip(tars, places, strict=True)]
