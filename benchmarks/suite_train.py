@@ -1,15 +1,26 @@
-"""The order and the time of training data: the first batch far into a run, waiting for data, how full rows are."""
+"""Training: the first batch far into a run, waiting for data, the step itself, export, how full rows are."""
 
 import hashlib
+import json
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
+from typing import Any
 
 import lightning as L
 import numpy as np
+import torch
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import SimpleProfiler
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from bcaudio.data.batch import PackedBatch, SequenceCollate
 from bcaudio.data.datamodule import DataModule, Source
@@ -17,11 +28,14 @@ from bcaudio.data.index_file import Written, entry_of, index_path, pack_index
 from bcaudio.data.lengths import table_files
 from bcaudio.data.plan import PackPlan
 from bcaudio.data.schema import Sample, Span
+from bcaudio.data.sequence import IGNORE
 from bcaudio.data.shards import write_shards
 from bcaudio.recipe.build import build
 from bcaudio.recipe.load import load_recipe
+from bcaudio.strategies.export import export_checkpoint
 from bcaudio.text.tokenizer import train_tokenizer
-from benchmarks.measure import ROOT, Row, WrongResultError, alternate
+from bcaudio.training.freezing import freeze_all_but
+from benchmarks.measure import ROOT, Row, WrongResultError, alternate, check_close
 
 WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "plus", "minus", "is")
 JSON_BYTES = 40_000  # per sample of the large index
@@ -151,11 +165,7 @@ class _Times(SimpleProfiler):
 
 def _waiting(folder: Path, tokenizer: str, steps: int, way: dict[str, int]) -> tuple[float, float, int]:
     """Median seconds that a step of micro stage 2 waits for its batch and that it takes in all, and its tokens."""
-    takes = [f"takes.{name}={folder}" for name in ("llm", "codes", "text")]
-    overrides = [*takes, f"takes.text_tokenizer={tokenizer}", f"out={folder}", f"max_steps={steps}", "init_from=[]"]
-    recipe = load_recipe(ROOT / "recipes/micro/stage2.yaml", overrides)
-    parts = {name: build(recipe[name]) for name in ("model", "optimizer", "losses")}
-    module = build(recipe["module"], seed=0, **parts)
+    module, _, collate = _stage2(folder, tokenizer, steps)
     kinds = (
         ("numbers", "asr", 4),
         ("numbers", "s2tt", 4),
@@ -164,7 +174,7 @@ def _waiting(folder: Path, tokenizer: str, steps: int, way: dict[str, int]) -> t
         ("stories", "itts", 1),
     )
     sources = [Source(f"{folder}/{kind}-train-*.tar", task, weight) for kind, task, weight in kinds]
-    data = DataModule(sources, build(recipe["data"]["collate"]), max_steps=steps, num_workers=2, **way)
+    data = DataModule(sources, collate, max_steps=steps, num_workers=2, **way)
     profiler, tokens = _Times(), []
 
     class Count(L.Callback):
@@ -204,6 +214,154 @@ def data_time(steps: int = 60, count: int = 600) -> list[Row]:
     return rows
 
 
+def _stage2(folder: Path, tokenizer: str, steps: int) -> tuple[Any, list[Any], Any]:
+    """Module, callbacks and collate of micro stage 2, built from its recipe with weights of seed 0."""
+    takes = [f"takes.{name}={folder}" for name in ("llm", "codes", "text")]
+    overrides = [*takes, f"takes.text_tokenizer={tokenizer}", f"out={folder}", f"max_steps={steps}", "init_from=[]"]
+    recipe = load_recipe(ROOT / "recipes/micro/stage2.yaml", overrides)
+    torch.manual_seed(0)
+    model = build(recipe["model"])
+    freeze_all_but(model, recipe["trainable"])
+    module = build(recipe["module"], model=model, seed=0, **{name: build(recipe[name]) for name in ("optimizer", "losses")})
+    callbacks = [build(node) for node in recipe["callbacks"] if "IntelligenceWatch" not in node["_target_"]]  # no test shards
+    return module, callbacks, build(recipe["data"]["collate"])
+
+
+class _Beat(L.Callback):
+    """The clock and the loss at the end of every step."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+        self.losses: list[float] = []
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: PackedBatch, batch_idx: int
+    ) -> None:
+        self.times.append(time.perf_counter())
+        self.losses.append(float(outputs["loss"]))
+
+
+def _ours(folder: Path, tokenizer: str, batches: list[PackedBatch]) -> _Beat:
+    """Lightning's loop with everything that the recipe of micro stage 2 hangs on it."""
+    module, callbacks, _ = _stage2(folder, tokenizer, len(batches))
+    beat = _Beat()
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=1, logger=CSVLogger(folder / "logs"), enable_checkpointing=False,
+        enable_model_summary=False, enable_progress_bar=False, callbacks=[*callbacks, beat], use_distributed_sampler=False,
+        gradient_clip_val=1.0, log_every_n_steps=10, default_root_dir=folder,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    return beat
+
+
+def _bare(folder: Path, tokenizer: str, batches: list[PackedBatch]) -> _Beat:
+    """The same model in a loop of seven lines, with torch's own losses."""
+    module, beat = _stage2(folder, tokenizer, len(batches))[0], _Beat()
+    model, weights = module.model, torch.tensor(module.level_weights)
+    made = module.configure_optimizers()
+    optimizer, schedule = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for batch in batches:
+        hidden = model(batch.input_ids, codes=batch.codes, position_ids=batch.position_ids).hidden
+        at, said = (batch.labels != IGNORE).nonzero(as_tuple=True), (batch.audio_labels[..., 0] != IGNORE).nonzero(as_tuple=True)
+        loss = F.cross_entropy(model.text_logits(hidden[at]), batch.labels[at])
+        frames = batch.audio_labels[said]
+        levels = [
+            F.cross_entropy(logits, frames[:, level], ignore_index=IGNORE, reduction="sum") / len(frames)
+            for level, logits in enumerate(model.audio_logits(hidden[said], frames))
+        ]
+        loss = loss + (torch.stack(levels) * weights).sum() / weights.sum()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        beat.times.append(time.perf_counter())
+        beat.losses.append(float(loss))
+    return beat
+
+
+def step(steps: int = 24, rows: int = 24, count: int = 600, repeats: int = 5) -> list[Row]:
+    """A step of micro stage 2 with all its callbacks, against forward, backward and optimizer of the bare model."""
+    with tempfile.TemporaryDirectory(prefix="bcaudio-") as name:
+        folder = Path(name)
+        tokenizer = _make_tokenizer(folder)
+        for kind, spans, words in (("numbers", (1, 2), (2, 9)), ("narration", (1, 2), (4, 12)), ("stories", (3, 5), (4, 8))):
+            write_shards(_micro_samples(kind, count, spans, words), folder, f"{kind}-train", 200, {})
+        tasks = (("numbers", "asr"), ("numbers", "s2tt"), ("narration", "tts"), ("stories", "intlv"), ("stories", "itts"))
+        sources = [Source(f"{folder}/{kind}-train-*.tar", task) for kind, task in tasks]
+        data = DataModule(sources, _stage2(folder, tokenizer, steps)[2], max_steps=steps, rows=rows)
+        batches = list(data.train_dataloader())
+        took: list[tuple[float, float]] = []
+        for _ in range(repeats + 1):
+            ours, bare = _ours(folder, tokenizer, batches), _bare(folder, tokenizer, batches)
+            check_close("losses of the steps", torch.tensor(ours.losses), torch.tensor(bare.losses), 2e-3)
+            took.append(tuple(float(np.median(np.diff(beat.times)[2:])) for beat in (ours, bare)))
+    ours_s, bare_s = (median(column) for column in zip(*took[1:], strict=True))
+    tokens = round(float(np.mean([batch.input_ids.numel() for batch in batches])))
+    what = (
+        f"micro stage 2 with the callbacks of its recipe and a CSV log every 10 steps, {tokens} tokens a step in {rows} packed rows, "
+        f"the same {steps} batches in memory, the same losses; medians of the steps of {repeats} runs in turn; peer: the model's "
+        "forward, cross-entropies of torch, backward, clipping, AdamW and schedule in a plain loop"
+    )
+    return [Row("step.time", ours_s, bare_s, "s", ours_s / bare_s, "<=", 1.05, what)]
+
+
+def _zero_checkpoint(stage: Path, hidden: int, layers: int) -> tuple[Path, dict[str, Tensor]]:
+    """A checkpoint of two ranks under ZeRO as the strategy writes it, of a text LLM; and its weights."""
+    config = {"model_type": "qwen2", "vocab_size": 16384, "hidden_size": hidden, "intermediate_size": 8 * hidden // 3,
+              "num_hidden_layers": layers, "num_attention_heads": hidden // 128, "num_key_value_heads": hidden // 128,
+              "tie_word_embeddings": False}  # fmt: skip
+    llm = {"_target_": "bcaudio.models.text_llm.causal_lm", "config": config}
+    model = {"_target_": "bcaudio.models.audio_llm.AudioLLM", "llm": llm, "codebook_sizes": [], "audio_pad_id": 6}
+    recipe = {"name": "bench", "fingerprint": {}, "model": model}
+    checkpoint = stage / "checkpoints" / "step=1.ckpt"
+    checkpoint.mkdir(parents=True)
+    (stage / "recipe.yaml").write_text(json.dumps(recipe))
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in build(model, "model").state_dict().items()}
+    weights = {name: torch.randn(shape) for name, shape in shapes.items()}
+    for rank in range(2):
+        pieces = {}
+        for name, tensor in weights.items():
+            half = tensor.numel() // 2
+            start = rank * half
+            part = tensor.flatten()[start:] if rank else tensor.flatten()[:half]
+            pieces |= {f"{kind}:{start}:model.{name}": part for kind in ("fp32", "exp_avg", "exp_avg_sq")}
+        save_file({label: part.clone() for label, part in pieces.items()}, checkpoint / f"rank-{rank:05d}.safetensors")
+    about = {"shapes": {f"model.{name}": list(shape) for name, shape in shapes.items()}, "aliases": {}}
+    torch.save({"zero": about}, checkpoint / "state.ckpt")
+    return checkpoint, weights
+
+
+def export(hidden: int = 1536, layers: int = 8, repeats: int = 5) -> list[Row]:
+    """One model.safetensors out of a checkpoint under ZeRO, against writing that file from memory."""
+    with tempfile.TemporaryDirectory(prefix="bcaudio-") as name:
+        folder = Path(name)
+        checkpoint, weights = _zero_checkpoint(folder / "stage", hidden, layers)
+
+        def ours() -> None:
+            shutil.rmtree(folder / "out", ignore_errors=True)
+            export_checkpoint(checkpoint, folder / "out")
+
+        def write() -> None:
+            (folder / "peer.safetensors").unlink(missing_ok=True)
+            save_file(weights, folder / "peer.safetensors")
+            with open(folder / "peer.safetensors", "rb") as file:
+                os.fsync(file.fileno())  # as ours
+
+        ours_s, write_s = alternate(ours, write, repeats=repeats)
+        made = load_file(folder / "out" / "model.safetensors")
+        if made.keys() != weights.keys() or not all(torch.equal(made[key], weights[key]) for key in weights):
+            raise WrongResultError("the exported weights are not those of the checkpoint")
+    num_bytes = sum(tensor.numel() * 4 for tensor in weights.values())
+    what = (
+        f"{num_bytes / 2**30:.2f} GiB of fp32 weights in two ranks' files of ZeRO-2, with SHA-256 of all tensors and fsync; "
+        f"median of {repeats}; peer: safetensors' save_file of the same tensors in memory, with fsync"
+    )
+    return [Row("export.seconds", ours_s, write_s, "s", ours_s / write_s, "<=", 3.0, what)]
+
+
 def fill(steps: int = 200) -> list[Row]:
     """How full packed rows are with lengths as of real clips, and how unlike the ranks."""
     rows = []
@@ -230,4 +388,10 @@ def fill(steps: int = 200) -> list[Row]:
     return rows
 
 
-ENTRIES: dict[str, Callable[[], list[Row]]] = {"first_batch": first_batch, "data_time": data_time, "fill": fill}
+ENTRIES: dict[str, Callable[[], list[Row]]] = {
+    "first_batch": first_batch,
+    "data_time": data_time,
+    "step": step,
+    "export": export,
+    "fill": fill,
+}

@@ -7,6 +7,7 @@ from bcaudio.callbacks.intelligence import IntelligenceAlarmError, IntelligenceW
 from bcaudio.callbacks.nan_guard import NanGuard, NonFiniteLossError
 from bcaudio.callbacks.preflight import Preflight
 from bcaudio.callbacks.replica_check import DivergedRankError, ReplicaCheck
+from bcaudio.callbacks.sample_ledger import SampleLedger, read_ledger
 from bcaudio.callbacks.stage_progress import StageProgress
 from bcaudio.callbacks.throughput import Throughput
 from bcaudio.callbacks.watchdog import Watchdog
@@ -22,7 +23,9 @@ __all__ = [
     "NonFiniteLossError",
     "Preflight",
     "ReplicaCheck",
+    "SampleLedger",
     "StageProgress",
     "Throughput",
     "Watchdog",
+    "read_ledger",
 ]

@@ -101,6 +101,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "val": [{**source, "task": "asr", "limit": 8}, {**source, "task": "tts", "limit": 4}],
             "val_batch_size": 4,  # three batches: one of two ranks has one less
         },
+        "callbacks": [{"_target_": "bcaudio.callbacks.SampleLedger"}],
         "trainer": {
             "accelerator": "cpu", "devices": 1, "enable_progress_bar": False, "log_every_n_steps": 1, "val_check_interval": 4,
             "gradient_clip_val": 1.0,

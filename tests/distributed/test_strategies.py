@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bcaudio.callbacks import read_ledger
 from bcaudio.checkpoint import load_model, load_state, read_fingerprint, tensor_sha256
 from bcaudio.strategies.export import export_checkpoint
 
@@ -117,6 +118,10 @@ def test_other_processes_micro_batches_and_strategies_go_on_with_the_same_sample
     ours, uncut = column(out, "train/loss"), column(finished["one"], "train/loss")
     assert list(ours) == list(range(8))
     assert max(abs(ours[step] - uncut[step]) for step in uncut) < 1e-5
+    seen = read_ledger(finished["one"])
+    assert list(seen) == list(range(8))
+    assert all(seen.values())
+    assert read_ledger(out) == seen
 
 
 @pytest.mark.parametrize(("strategy", "named"), [("zero2", "ZeRO"), ("fsdp", "FSDP")])
@@ -128,7 +133,7 @@ def test_a_checkpoint_of_ddp_is_refused_by_others_with_the_remedy(
 
 
 def test_answers_during_training_are_refused_where_weights_lie_in_pieces(world: Path, launch: Launch, tmp_path: Path) -> None:
-    asks = "+callbacks=[{_target_: bcaudio.callbacks.ErrorRateCallback, languages: [en]}]"
+    asks = "callbacks=[{_target_: bcaudio.callbacks.ErrorRateCallback, languages: [en]}]"
     with pytest.raises(AssertionError, match=r"ErrorRateCallback: every rank writes the answers.*take ZeRO stage 2 or DDP"):
         launch(world / "tiny.yaml", tmp_path / "out", 2, "zero3", [asks])
 
