@@ -37,7 +37,7 @@ REMOTE = ["fsspec>=2025.3", "s3fs>=2025.3"]  # recordings and manifests behind U
 VAD = ["silero-vad>=6", "webrtcvad-wheels>=2.0.14"]
 NORMALIZE = ["wetext>=0.1.8"]
 MOS = ["onnxruntime>=1.22", "speechmos>=0.0.1"]
-SPEAKER = ["resemblyzer>=0.1.4"]
+SPEAKER = ["resemblyzer>=0.1.4", "setuptools<81"]  # its webrtcvad imports pkg_resources
 PIPER = ["piper-tts>=1.3"]  # GPLv3: only makes sound
 TEST = ["hypothesis>=6.100", "pytest>=9", "pytest-xdist>=3.8", "ruff>=0.17"]
 
@@ -50,7 +50,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["bcaudio", "bcaudio.*", "data_prep", "data_prep.*"]),
-    package_data={"bcaudio.evaluation": ["templates/*.html", "templates/*.css"]},
+    package_data={"bcaudio.evaluation": ["templates/*.html", "templates/*.css", "prompts/*.txt"]},
     install_requires=CORE,
     extras_require={
         "av": AV,

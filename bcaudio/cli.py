@@ -52,7 +52,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     ):
         command = _command(commands, name, function, text)
         command.add_argument("recipe", type=Path)
+        if name == "evaluate":
+            text = "folder of a run or of published weights, or openai:URL; in place of the recipe's system"
+            command.add_argument("--model", metavar="SPEC", help=text)
         _overrides(command)
+
+    scorer = _command(commands, "score", _score, "score the stored outputs of an evaluation anew; no model is needed")
+    scorer.add_argument("out", type=Path, help="folder of an evaluation")
+    scorer.add_argument("--normalizer", metavar="NAME", help="in place of the recipe's; writes to OUT/scores/NAME")
+    scorer.add_argument("--to", type=Path, metavar="DIR", help="where the results go")
+
+    compare = _command(commands, "compare", _compare, "compare evaluations item by item")
+    compare.add_argument("folders", type=Path, nargs="+", metavar="OUT", help="folders of evaluations; the first is the baseline")
+    compare.add_argument("--to", type=Path, metavar="DIR", help="write the comparison there")
 
     launch = _command(commands, "launch", _launch, "start a training stage on this machine or on a cluster")
     launch.add_argument("recipe", type=Path)
@@ -199,7 +211,19 @@ def _plan(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> int | None:
     from bcaudio.evaluate import evaluate
 
-    return evaluate(args.recipe, args.overrides)
+    return evaluate(args.recipe, args.overrides, args.model)
+
+
+def _score(args: argparse.Namespace) -> int:
+    from bcaudio.evaluation.scoring import score
+
+    return score(args.out, args.normalizer, args.to)
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from bcaudio.evaluation.compare import compare
+
+    return compare(args.folders, args.to)
 
 
 def _report(args: argparse.Namespace) -> int | None:

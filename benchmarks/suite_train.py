@@ -300,7 +300,7 @@ def step(steps: int = 24, rows: int = 24, count: int = 600, repeats: int = 5) ->
     ours_s, bare_s = (median(column) for column in zip(*took[1:], strict=True))
     tokens = round(float(np.mean([batch.input_ids.numel() for batch in batches])))
     what = (
-        f"micro stage 2 with the callbacks of its recipe and a CSV log every 10 steps, {tokens} tokens a step in {rows} packed rows, "
+        f"micro stage 2, callbacks of its recipe, a CSV log every 10 steps, {tokens} tokens a step in {rows} packed rows, "
         f"the same {steps} batches in memory, the same losses; medians of the steps of {repeats} runs in turn; peer: the model's "
         "forward, cross-entropies of torch, backward, clipping, AdamW and schedule in a plain loop"
     )

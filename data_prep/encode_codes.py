@@ -12,14 +12,13 @@ import torch
 
 from bcaudio.checkpoint import load_model, read_fingerprint
 from bcaudio.data.index import ShardIndex
-from bcaudio.data.schema import Sample
 from bcaudio.data.shards import rewrite_with_codes
 from bcaudio.data.verify import verify_shard
+from bcaudio.inference.encoding import encode_clips, span_bounds
 from bcaudio.recipe.record import Progress
 from data_prep.engine import IN_THIS_PROCESS, Engine
 
 SAMPLE_RATE = 16000
-MARGIN_S = 0.06  # kept around a span of several, as clips have around their speech
 
 
 class EncodeCodes:
@@ -93,7 +92,7 @@ def encode_shard(task: EncodeTask) -> dict[str, int]:
         longest = len(pieces[-1][2])
         count = max(1, int(task.batch_s * SAMPLE_RATE / max(longest, 1)))
         batch, pieces = pieces[-count:], pieces[:-count]
-        for (key, span, _), rows in zip(batch, encode_clips(tokenizer, [clip for _, _, clip in batch]), strict=True):
+        for (key, span, _), rows in zip(batch, encode_clips(tokenizer, [clip for _, _, clip in batch], len(batch)), strict=True):
             found[key, span] = rows
     codes = {}
     for i in range(len(index)):
@@ -110,28 +109,3 @@ def _done(task: EncodeTask, fingerprint: dict[str, Any]) -> bool:
         return False
     made = ShardIndex([task.target])
     return len(made) == len(ShardIndex([task.tar])) and made.fingerprint == fingerprint
-
-
-def span_bounds(sample: Sample) -> list[tuple[float, float]]:
-    """Seconds to encode for every span: the whole clip for a single one, else the span with a small margin.
-
-    The margin stays inside the pauses around the span.
-    """
-    if len(sample.spans) == 1:
-        return [(0.0, sample.duration_s)]
-    bounds = []
-    for i, span in enumerate(sample.spans):
-        before = sample.spans[i - 1].end_s if i else 0.0
-        after = sample.spans[i + 1].start_s if i + 1 < len(sample.spans) else sample.duration_s
-        bounds.append((max(span.start_s - MARGIN_S, before), min(span.end_s + MARGIN_S, after)))
-    return bounds
-
-
-def encode_clips(tokenizer: torch.nn.Module, clips: list[np.ndarray]) -> list[np.ndarray]:
-    """float32 16 kHz clips of up to 30 s -> codes [T, K] each; a result does not depend on its batch."""
-    waveform = torch.zeros(len(clips), max(400, max(len(clip) for clip in clips)))
-    for row, clip in zip(waveform, clips, strict=True):
-        row[: len(clip)] = torch.from_numpy(clip)
-    lengths = torch.tensor([max(400, len(clip)) for clip in clips])
-    codes, num_codes = tokenizer.encode(waveform, lengths)
-    return [rows[:num].numpy() for rows, num in zip(codes, num_codes.tolist(), strict=True)]

@@ -38,7 +38,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     ("line", "call"),
     [
         ("train r.yaml a.b=1 out=x", ("train", Path("r.yaml"), ["a.b=1", "out=x"])),
-        ("evaluate r.yaml", ("evaluate", Path("r.yaml"), [])),
+        ("evaluate r.yaml", ("evaluate", Path("r.yaml"), [], None)),
         ("report r.yaml +a=1", ("report", Path("r.yaml"), ["+a=1"])),
         ("ablation r.yaml out=x", ("ablation", Path("r.yaml"), ["out=x"])),
         ("say --run runs/m --audio q.wav --out a.wav", ("say", Path("runs/m"), Path("q.wav"), Path("a.wav"))),

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import yaml
 
-import bcaudio.evaluate
 from bcaudio.data.schema import Sample, Span
 from bcaudio.data.shards import write_shards
 from bcaudio.evaluate import evaluate
+from bcaudio.evaluation import inferring
+from bcaudio.inference.item import Item
 
 
 class Answers:
@@ -19,12 +20,12 @@ class Answers:
     def __init__(self) -> None:
         self.texts, self.asked, self.placed = {"a": "one two", "b": "free"}, [], []
 
-    def answer_text(self, samples: list[Sample], task: str) -> list[str]:
-        self.asked += [sample.key for sample in samples]
-        return [self.texts[sample.key] for sample in samples]
+    def answer_text(self, items: list[Item], task: str) -> list[str]:
+        self.asked += [item.id for item in items]
+        return [self.texts[item.id] for item in items]
 
-    def answer_text_from_text(self, samples: list[Sample], task: str) -> list[str]:
-        return [sample.answer or "" for sample in samples]
+    def answer_text_from_text(self, items: list[Item], task: str) -> list[str]:
+        return [item.sample.answer or "" for item in items]
 
     def use_audio_llm(self, folder: str) -> None:
         self.placed.append(folder)
@@ -33,10 +34,7 @@ class Answers:
 @pytest.fixture
 def system(monkeypatch: pytest.MonkeyPatch) -> Answers:
     answers = Answers()
-    real = bcaudio.evaluate.build
-    monkeypatch.setattr(
-        bcaudio.evaluate, "build", lambda node, where="", **given: answers if where == "system" else real(node, where, **given)
-    )
+    monkeypatch.setattr(inferring, "build", lambda node, where="": answers)
     return answers
 
 
@@ -125,13 +123,13 @@ def test_finished_outputs_are_scored_again_without_asking_also_after_a_change_of
     recipe: Callable[..., str], system: Answers, tmp_path: Path
 ) -> None:
     evaluate(recipe())
-    assert system.asked == ["a", "b"]
+    assert sorted(system.asked) == ["a", "b"]
     evaluate(recipe())
     evaluate(recipe(bars={"asr.en.wer": "<= 0.5"}))
     assert (tmp_path / "out.stale-1").is_dir()
-    assert system.asked == ["a", "b"]
+    assert len(system.asked) == 2
     evaluate(recipe(seed=4))
-    assert system.asked == ["a", "b"] * 2
+    assert len(system.asked) == 4
 
 
 def test_two_benchmarks_with_one_result_and_a_bad_bar_are_refused(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
 
-from bcaudio.callbacks.replica_check import is_sharded
-from bcaudio.distributed import is_distributed
+from bcaudio.callbacks.together import everyones, in_pieces, same_steps
+from bcaudio.distributed import rank
 from bcaudio.metrics.counting import CountingMetric
 
 
@@ -16,15 +17,15 @@ class HypothesisCallback(L.Callback):
     """Collects hypotheses from `module.transcribe(batch) -> [(id, hypothesis, reference, language, task), ...]`.
 
     The languages are named beforehand, so that every rank holds the same metrics and may sum them, whatever it has seen.
-    `self.reports`
-    keeps the last validation's reports, with their counts.
+    `self.reports` keeps the last validation's reports, with their counts. Where weights lie in pieces (ZeRO-3, FSDP) every rank
+    answers the batches of all, which takes as many times longer: bound it by `max_batches`.
 
     Args:
         languages, tasks: one metric for each pair; hypotheses of others are passed over.
         max_batches: of each validation loader, to bound the time; 0 takes all.
 
     Raises:
-        ValueError: no language or task; at the start of training, weights in pieces (ZeRO-3, FSDP).
+        ValueError: no language or task.
         TypeError: at the start of a fit or validation whose module has no `transcribe`.
     """
 
@@ -50,22 +51,21 @@ class HypothesisCallback(L.Callback):
                 "add that method or remove the callback from the recipe"
             )
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if is_distributed() and any(is_sharded(parameter) for parameter in pl_module.parameters()):
-            raise ValueError(
-                f"{type(self).__name__}: every rank writes the answers to its own batches, but where weights lie in pieces a "
-                "forward pass waits for all ranks; take ZeRO stage 2 or DDP, or remove the callback and evaluate afterwards"
-            )
-
     def on_validation_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.metrics = {pair: self.metric(pair[1]).to(pl_module.device) for pair in self.pairs}
+        self.in_pieces = in_pieces(pl_module)
 
     def on_validation_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if self.max_batches and batch_idx >= self.max_batches:
             return
-        rows = pl_module.transcribe(batch)  # type: ignore[operator]
+        if self.in_pieces:  # a forward pass waits for all ranks, so each answers the items of all
+            batch = replace(batch, items=[item for items in everyones(batch.items) for item in items])
+        with same_steps(pl_module):
+            rows = pl_module.transcribe(batch)  # type: ignore[operator]
+        if self.in_pieces and rank() > 0:  # rank 0 has counted them
+            return
         for (task, language), metric in self.metrics.items():
             chosen = [row for row in rows if (row[4], row[3]) == (task, language)]
             metric.update([row[1] for row in chosen], [row[2] for row in chosen], [row[0] for row in chosen])

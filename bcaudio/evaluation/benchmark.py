@@ -1,10 +1,12 @@
-"""What a benchmark is: items from shards, questions to a system, and a score that needs only the stored outputs."""
+"""What a benchmark is: items of a corpus, questions to a system, and a score that needs only the stored outputs."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,28 +14,47 @@ import numpy as np
 
 from bcaudio.audio.io import write_audio
 from bcaudio.data.index import ShardIndex
-from bcaudio.data.schema import Sample
+from bcaudio.inference.item import Item, ItemError, NotRunError
 from bcaudio.metrics.counting import CountingMetric
+from bcaudio.text.normalize import DEFAULT, Normalizer, normalizer
 
 Output = dict[str, Any]
 Result = dict[str, Any]
 
 
-class NotRunError(Exception):
-    """A benchmark cannot run here, for a reason that is not a mistake: a part is not installed or the recipe has none."""
+__all__ = ["Item", "ItemError", "NotRunError"]  # of the room below, named here for the benchmarks
 
 
 @dataclass(frozen=True)
-class Item:
-    """One sample of a shard; its audio is read when asked for."""
+class Scoring:
+    """How outputs are scored: whatever could change a number without the outputs changing.
 
-    index: ShardIndex
-    position: int
-    sample: Sample
+    Args:
+        normalizer: the form in which texts are compared.
+        judge: in place of the benchmark's own; None keeps that.
+    """
 
-    def waveform(self, sample_rate: int) -> np.ndarray:
-        """float32 [N] at `sample_rate` Hz."""
-        return self.index.waveform(self.position, sample_rate)
+    normalizer: Normalizer = field(default_factory=lambda: normalizer(DEFAULT))
+    judge: Any = None
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A figure that cannot be given, and why."""
+
+    note: str
+
+
+class Corpus(Protocol):
+    """Where items come from: shards, or files in the layout in which somebody published them."""
+
+    def items(self, where: str) -> list[Item]:
+        """The items, in an order that never changes; `where` names the asking benchmark in errors.
+
+        Raises:
+            FileNotFoundError: not on this machine; the message says where it is published and how it must lie.
+            ValueError: it is there, but nothing of it fits.
+        """
 
 
 @dataclass(frozen=True)
@@ -59,7 +80,8 @@ class Shards:
         index = ShardIndex(list(self.paths))
         filters = {"language": self.language, "corpus": self.corpus, "split": self.split}
         kept = np.flatnonzero(index.where(**{key: value for key, value in filters.items() if value is not None}))
-        items = [Item(index, i, index.sample(i)) for i in kept.tolist()]
+        fields = {"codes_fingerprint": index.fingerprint}
+        items = [Item(index.sample(i), partial(index.waveform, i), fields) for i in kept.tolist()]
         items = [item for item in items if self.target_language in (None, item.sample.target_language)]
         if not items:
             filters["target_language"] = self.target_language
@@ -91,6 +113,12 @@ class Examples:
         self.folder, self.root, self.limit = folder, root, limit
         self.found: dict[str, list[dict[str, Any]]] = {"audio": [], "mels": []}
 
+    def save(self, key: str, name: str, waveform: np.ndarray, sample_rate: int) -> str:
+        """Writes a sound, float32 [N], however many there are already; its path relative to `root`."""
+        path = self.folder / f"{re.sub('[^A-Za-z0-9_-]', '_', key)}-{name}.flac"
+        write_audio(path, waveform, sample_rate)
+        return str(path.relative_to(self.root))
+
     def audio(
         self, key: str, title: str, text: str, heard: str, expected: str, players: Mapping[str, tuple[np.ndarray, int]]
     ) -> None:
@@ -99,9 +127,7 @@ class Examples:
             return
         files = []
         for number, (name, (waveform, sample_rate)) in enumerate(players.items()):
-            path = self.folder / f"{key}-{number}.flac"
-            write_audio(path, waveform, sample_rate)
-            files.append({"name": name, "file": str(path.relative_to(self.root))})
+            files.append({"name": name, "file": self.save(key, str(number), waveform, sample_rate)})
         self.found["audio"].append(
             {"key": key, "title": title, "text": text, "heard": heard, "expected": expected, "players": files}
         )
@@ -133,16 +159,46 @@ class Benchmark(Protocol):
         """What is asked; FileNotFoundError where the shards are not on this machine."""
 
     def ask(self, system: Any, items: Sequence[Item], examples: Examples) -> list[Output]:
-        """One JSON-able output per item, holding everything that `score` needs; NotRunError where the system lacks a part."""
+        """JSON-able outputs, one or more per item, each with its `id` and everything that `score` needs.
 
-    def score(self, outputs: Sequence[Output]) -> dict[str, Result]:
-        """Results by dotted key: `value`, or None with a `note`, and its counts."""
+        Raises:
+            NotRunError: the system lacks a part.
+            ItemError: one of the items cannot be asked; the caller asks the others again without it.
+        """
+
+    def score(self, outputs: Sequence[Output], scoring: Scoring = Scoring()) -> Mapping[str, CountingMetric | Absent]:
+        """Filled metrics by dotted key; outputs of failed items (those with an `error`) are not among `outputs`."""
 
 
 def result(metric: CountingMetric) -> Result:
     """`value` and the counts of a metric."""
     report = metric.report()
     return {"value": report.pop(metric.name), **report}
+
+
+@dataclass(frozen=True)
+class Limited:
+    """At most `limit` items of a corpus, spread evenly."""
+
+    corpus: Corpus
+    limit: int | None
+
+    def items(self, where: str) -> list[Item]:
+        """The items that are kept."""
+        return thin(self.corpus.items(where), self.limit)
+
+
+def corpus_of(shards: str | Sequence[str] | None, data: Corpus | None, limit: int | None = None, **filters: Any) -> Corpus:
+    """What a recipe gives a benchmark: `shards` (a path or a list of them, with filters) or `data`.
+
+    Raises:
+        ValueError: both or none are given.
+    """
+    if (shards is None) == (data is None):
+        raise ValueError("give either shards (tar files) or data (a corpus of bcaudio.evaluation.corpora)")
+    if data is not None:
+        return Limited(data, limit)
+    return as_shards(shards or (), limit=limit, **filters)
 
 
 def as_shards(shards: str | Sequence[str], **filters: Any) -> Shards:

@@ -1,4 +1,4 @@
-"""The ears of the evaluation: the auditor, and PocketSphinx with a grammar of English numbers as a second opinion."""
+"""How the auditor hears, and the vocabulary of English numbers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ import numpy as np
 import torch
 
 from bcaudio.audio.io import resample
-from bcaudio.evaluation.benchmark import NotRunError
+from bcaudio.inference.item import NotRunError
 from bcaudio.models.ctc_recognizer import CTCRecognizer
 
 TARGET_RATE = 16000
-SILENCE_S = 0.3
 MIN_SAMPLES = 1600
 
 NUMBER_WORDS = [
@@ -54,7 +53,7 @@ def auditor_of(system: Any) -> CTCRecognizer:
     """The system's auditor; NotRunError without one."""
     auditor = getattr(system, "auditor", None)
     if auditor is None:
-        raise NotRunError("the system has no auditor; name a trained CTCRecognizer in the recipe")
+        raise NotRunError("the system has no auditor; name a trained CTCRecognizer in the recipe, or give another `recognizer`")
     return auditor
 
 
@@ -75,34 +74,3 @@ def hear(auditor: CTCRecognizer, waveforms: Sequence[np.ndarray], sample_rate: i
         for i, units in zip(chosen, auditor.transcribe(joined.to(device), lengths.to(device)), strict=True):
             texts[i] = " ".join(units)
     return texts
-
-
-class SphinxEar:
-    """PocketSphinx' bundled English acoustic model, bound to a grammar: any sequence of English number words.
-
-    Raises:
-        NotRunError: pocketsphinx is not installed.
-    """
-
-    def __init__(self, words: Sequence[str] = NUMBER_WORDS) -> None:
-        try:
-            from pocketsphinx import Decoder
-        except ImportError as error:
-            raise NotRunError("pocketsphinx is not installed (pip install pocketsphinx)") from error
-        self.decoder = Decoder(lm=None, loglevel="FATAL")
-        self.decoder.add_jsgf_string("numbers", f"#JSGF V1.0; grammar numbers; public <s> = ( {' | '.join(words)} )+;")
-        self.decoder.activate_search("numbers")
-
-    def hear(self, waveform: np.ndarray, sample_rate: int) -> str:
-        """What is heard in a waveform [N] at `sample_rate` Hz; "" where the grammar fits nothing."""
-        clip = resample(np.asarray(waveform, dtype=np.float32), sample_rate, TARGET_RATE)
-        peak = float(np.abs(clip).max()) if len(clip) else 0.0
-        if len(clip) < MIN_SAMPLES or peak == 0.0:
-            return ""
-        silence = np.zeros(round(SILENCE_S * TARGET_RATE), dtype=np.float32)  # its noise estimate needs a margin
-        samples = np.concatenate([silence, clip / peak * 0.7, silence])
-        self.decoder.start_utt()
-        self.decoder.process_raw((samples * 32767).astype(np.int16).tobytes(), full_utt=True)
-        self.decoder.end_utt()
-        hypothesis = self.decoder.hyp()
-        return hypothesis.hypstr if hypothesis is not None else ""

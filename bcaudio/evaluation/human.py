@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from bcaudio.evaluation.asr import SpeechRecognition
-from bcaudio.evaluation.benchmark import Item, as_shards, thin
+from bcaudio.evaluation.benchmark import Item, Output, Scoring, thin
 from bcaudio.evaluation.hearing import NUMBER_WORDS
 from bcaudio.evaluation.reconstruction import Reconstruction
-from bcaudio.metrics.error_rate import ErrorRate
+from bcaudio.metrics.counting import CountingMetric
 from bcaudio.text.normalize import units
 
 
@@ -16,41 +17,37 @@ class HumanDigits(SpeechRecognition):
     """`human.digits.wer`: recognition of those human prompts that are nothing but number words.
 
     Args:
-        shards: tar files or globs of the `prompts` corpus, with codes.
+        shards: tar files or globs of the `prompts` corpus.
         language: of the prompts.
         words: the vocabulary; a prompt with any other word is left out.
         limit: at most so many items.
         split: None keeps all: no stage is taught on these.
-        batch_size: items per call of the system.
-        audio_llm: stage folder of the audio LLM that is asked; None takes the system's own.
+        given: as for SpeechRecognition.
     """
 
     def __init__(
         self,
-        shards: str | Sequence[str],
+        shards: str | Sequence[str] | None = None,
+        *,
         language: str = "en",
         words: Sequence[str] = tuple(NUMBER_WORDS),
         limit: int | None = None,
         split: str | None = None,
-        batch_size: int = 32,
-        audio_llm: str | None = None,
+        **given: Any,
     ) -> None:
-        super().__init__(shards, language, limit, None, split, batch_size, audio_llm, "human.digits")
-        self.shards = as_shards(shards, language=language, split=split)
+        super().__init__(shards, language=language, split=split, **given)
+        self.name = "human.digits"
         self.words, self.limit = frozenset(words), limit
 
     def items(self) -> list[Item]:
-        chosen = [item for item in super().items() if self.words.issuperset(units(item.sample.spans[0].text, self.language))]
+        """The prompts that fit, those with a problem left out; ValueError where none does."""
+        chosen = [item for item in super().items() if not item.problem and self._fits(item)]
         if not chosen:
-            raise ValueError(
-                f"human.digits: no prompt of {', '.join(self.shards.paths)} consists of the {len(self.words)} number words alone"
-            )
+            raise ValueError(f"human.digits: no prompt of the data consists of the {len(self.words)} number words alone")
         return thin(chosen, self.limit)
 
-    def score(self, outputs: Sequence[dict]) -> dict[str, dict]:
-        scored = super().score(outputs)
-        name = ErrorRate(self.language).name
-        return {f"human.digits.{name}": scored[f"human.digits.{self.language}.{name}"]}
+    def _fits(self, item: Item) -> bool:
+        return self.words.issuperset(units(self.reference(item), self.language))
 
 
 class HumanReconstruction(Reconstruction):
@@ -59,27 +56,23 @@ class HumanReconstruction(Reconstruction):
     Args:
         shards: tar files or globs of the `prompts` corpus.
         levels: numbers of codebooks; the first also gives the figure without `.levels_<K>`.
-        language: keep only this; None keeps all.
-        limit: at most so many items.
         split: None keeps all.
         batch_size: items per call of the system.
-        audio_llm: stage folder of the audio LLM that is asked; None takes the system's own.
+        given: as for Reconstruction.
     """
 
     def __init__(
         self,
-        shards: str | Sequence[str],
+        shards: str | Sequence[str] | None = None,
         levels: Sequence[int] = (8,),
-        language: str | None = None,
-        limit: int | None = None,
+        *,
         split: str | None = None,
         batch_size: int = 8,
-        audio_llm: str | None = None,
+        **given: Any,
     ) -> None:
-        super().__init__(
-            shards, levels, language, limit, None, split, batch_size, audio_llm, "human.reconstruction", languages_heard=()
-        )
+        options = {"name": "human.reconstruction", "languages_heard": (), **given}
+        super().__init__(shards, levels, split=split, batch_size=batch_size, **options)
 
-    def score(self, outputs: Sequence[dict]) -> dict[str, dict]:
-        scored = super().score(outputs)
-        return {"human.reconstruction.mel_mae": scored[f"human.reconstruction.mel_mae.levels_{self.levels[0]}"], **scored}
+    def score(self, outputs: Sequence[Output], scoring: Scoring = Scoring()) -> dict[str, CountingMetric]:
+        scored = super().score(outputs, scoring)
+        return {f"{self.name}.mel_mae": scored[f"{self.name}.mel_mae.levels_{self.levels[0]}"], **scored}

@@ -4,34 +4,26 @@ Recipe: `{name, out, takes: {evaluate: <folder with examples.json>}, run_dir}`; 
 Run: `bcaudio run PIPELINE --only report`
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
-from importlib import resources
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from string import Template
-from typing import Any
 
-from bcaudio.evaluation.report_data import (
-    ResultRow,
-    Stage,
-    format_value,
-    is_number,
-    read_conditions,
-    read_examples,
-    read_results,
-    read_stages,
-)
-from bcaudio.evaluation.report_examples import audio_section, masks_section, mels_section, tables
+from bcaudio.evaluation.report_data import ResultRow, Stage, is_number, read_part, read_results, read_stages
+from bcaudio.evaluation.report_examples import example_bodies
+from bcaudio.evaluation.report_page import card, page, result_cards, share_card
 from bcaudio.evaluation.report_results import (
+    RESULT_HEAD,
+    RESULT_RIGHT,
     absent,
     codebook_section,
     conditions_section,
     curves_section,
     duration,
     frozen_unchanged,
+    result_cells,
     results_section,
     stages_section,
 )
+from bcaudio.evaluation.report_table import Table
 from bcaudio.recipe.check import check_recipe
 from bcaudio.recipe.load import load_recipe
 from bcaudio.recipe.record import stage_record, write_atomic
@@ -109,66 +101,40 @@ def write_report(run_dir: Path, evaluate: Path | None, out: Path) -> Path:
 
 def render(run_dir: Path, rows: Sequence[ResultRow], results_problem: str, stages: Sequence[Stage], evaluate: Path | None) -> str:
     """The whole page. A part that cannot be had is a box with its reason; `results_problem` is the one of the results."""
-    examples, examples_problem = read_examples(evaluate)
-
-    def of_examples(key: str, draw: Callable[[list[Mapping[str, Any]], Path], str]) -> str:
-        found = tables(examples.get(key))
-        if found and evaluate is not None:
-            return draw(found, evaluate)
-        return absent(examples_problem or f"examples.json has no {key}")
-
     bodies = {
         "results": results_section(rows) if rows else absent(results_problem or "results.json holds no results"),
         "stages": stages_section(stages) if stages else absent("no folder of this run has a stage.json"),
         "curves": curves_section(stages),
         "codebooks": codebook_section(stages, rows),
-        "spectrograms": of_examples("mels", mels_section),
-        "sounds": of_examples("audio", audio_section),
-        "masks": of_examples("masks", lambda found, _: masks_section(found)),
-        "conditions": conditions_section(stages, read_conditions(run_dir)),
+        **example_bodies(evaluate),
+        "conditions": conditions_section(stages, read_part(run_dir, "conditions")),
     }
-    sections = "\n".join(
-        f'<section id="{anchor}"><h2>{heading}</h2><p class="lead">{lead}</p>{bodies[anchor]}</section>'
-        for anchor, heading, lead in SECTIONS
-    )
-    folder = resources.files("bcaudio.evaluation") / "templates"
-    return Template((folder / "report.html").read_text(encoding="utf-8")).substitute(
-        title=escape(run_dir.resolve().name),
-        subtitle=f"{len(stages)} stages: {escape(' → '.join(stage.name for stage in stages))}" if stages else "no stage has run",
-        style=(folder / "report.css").read_text(encoding="utf-8"),
-        cards="".join(_cards(rows, stages)),
-        navigation="".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, _ in SECTIONS),
-        sections=sections,
+    return page(
+        run_dir.resolve().name,
+        "report",
+        f"{len(stages)} stages: {' → '.join(stage.name for stage in stages)}" if stages else "no stage has run",
+        _cards(rows, stages),
+        [(anchor, heading, lead, bodies[anchor]) for anchor, heading, lead in SECTIONS],
     )
 
 
 def _cards(rows: Sequence[ResultRow], stages: Sequence[Stage]) -> list[str]:
-    """The run at a glance: bars, stages, frozen proof, time, memory."""
-    judged = [row.holds for row in rows if row.holds is not None]
-    done = sum(stage.record.get("status") == "done" for stage in stages)
+    """The run at a glance: bars, failed items, stages, frozen proof, time, memory."""
     proofs = [same for stage in stages if (same := frozen_unchanged(stage.record.get("frozen") or {})) is not None]
     times = [stage.record["wall_s"] for stage in stages if is_number(stage.record.get("wall_s"))]
     memories = [stage.record["peak_memory_mb"] for stage in stages if is_number(stage.record.get("peak_memory_mb"))]
     return [
-        _card(f"{sum(judged)} of {len(judged)}" if judged else "–", "bars hold", all(judged) if judged else None),
-        _card(f"{done} of {len(stages)}" if stages else "–", "stages done", done == len(stages) if stages else None),
-        _card(
-            f"{sum(proofs)} of {len(proofs)}" if proofs else "–",
-            "stages kept their frozen bytes",
-            all(proofs) if proofs else None,
-        ),
-        _card(duration(sum(times)) if times else "–", "summed over stages"),
-        _card(f"{max(memories):,.0f} MB" if memories else "–", "highest peak memory"),
+        *result_cards(rows),
+        share_card([stage.record.get("status") == "done" for stage in stages], "stages done"),
+        share_card(proofs, "stages kept their frozen bytes"),
+        card(duration(sum(times)) if times else "–", "summed over stages"),
+        card(f"{max(memories):,.0f} MB" if memories else "–", "highest peak memory"),
     ]
 
 
-def _card(value: str, label: str, good: bool | None = None) -> str:
-    kind = {True: " good", False: " bad", None: ""}[good]
-    return f'<div class="card{kind}"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
-
-
 def results_table(run_dir: str | Path) -> str:
-    """`<run_dir>/results.json` as plain text: key, value, counts, bar, holds; a last line tells how many bars hold.
+    """`<run_dir>/results.json` as plain text: key, value, interval, items, counts, bar, holds; a last line tells how many bars
+    hold.
 
     Raises:
         FileNotFoundError: there is no results.json yet.
@@ -178,20 +144,12 @@ def results_table(run_dir: str | Path) -> str:
     if not (run_dir / "results.json").is_file():
         raise FileNotFoundError(f"{run_dir / 'results.json'}: no such file; the evaluate stage writes it, run the pipeline first")
     rows = read_results(run_dir)
-    words = {True: "yes", False: "NO", None: "-"}
-    cells = [("key", "value", "counts", "bar", "holds")]
-    cells += [(row.key, _clip(format_value(row.value), 16), _clip(row.counts, 64), row.bar, words[row.holds]) for row in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(5)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i in (1, 3) else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
+    cells = [
+        [_clip(cell, 16 if name == "value" else 64) for name, cell in zip(RESULT_HEAD, result_cells(row), strict=True)]
+        for row in rows
     ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
     judged = [row.holds for row in rows if row.holds is not None]
-    return "\n".join(line.rstrip() for line in [*lines, "", f"{sum(judged)} of {len(judged)} bars hold"])
+    return f"{Table(RESULT_HEAD, cells, RESULT_RIGHT).text()}\n\n{sum(judged)} of {len(judged)} bars hold"
 
 
 def _clip(text: str, limit: int) -> str:

@@ -1,7 +1,8 @@
-"""Line charts as inline SVG. Colours are CSS classes, so that a chart follows the light or dark scheme of its page."""
+"""Line and bar charts as inline SVG. Colours are CSS classes, so that a chart follows the light or dark scheme of its page."""
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
@@ -12,6 +13,17 @@ Points = Sequence[tuple[float, float]]
 WIDTH, HEIGHT = 380, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 10, 10, 24
 MAX_POINTS = 200
+BAR_WIDTH, BAR_LEFT, BAR_HEIGHT = 760, 260, 24
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One value of a bar chart with its interval and the figures it is to be seen beside."""
+
+    name: str
+    value: float
+    interval: tuple[float, float] | None = None
+    marks: Sequence[float] = ()
 
 
 def line_chart(title: str, series: Mapping[str, Points], *, dots_below: int = 12, linear: bool = False) -> str:
@@ -67,6 +79,46 @@ def line_chart(title: str, series: Mapping[str, Points], *, dots_below: int = 12
         f'<figure class="chart"><figcaption>{escape(title)}{scale}</figcaption>'
         f'{"".join(parts)}<div class="legend">{"".join(legend)}</div></figure>'
     )
+
+
+def bar_chart(title: str, bars: Sequence[Bar]) -> str:
+    """A figure with one horizontal bar per value, from zero; its interval is a whisker, other people's figures are diamonds.
+
+    Args:
+        title: what is drawn; escaped here.
+        bars: at least one; finite values.
+    """
+    values = [x for bar in bars for x in (bar.value, *(bar.interval or ()), *bar.marks)]
+    ticks = linear_ticks(*_span(min(0.0, *values), max(0.0, *values)))
+    low, high = ticks[0], ticks[-1]
+
+    def across(x: float) -> float:
+        return BAR_LEFT + (x - low) / (high - low) * (BAR_WIDTH - BAR_LEFT - 60)
+
+    height = BAR_HEIGHT * len(bars) + 22
+    parts = [f'<svg viewBox="0 0 {BAR_WIDTH} {height}" role="img" aria-label="{escape(title)}">']
+    for tick in ticks:
+        x = across(tick)
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="{height - 20}"/>')
+        parts.append(f'<text class="tick" x="{x:.1f}" y="{height - 6}" text-anchor="middle">{short_number(tick)}</text>')
+    for number, bar in enumerate(bars):
+        middle = BAR_HEIGHT * (number + 0.5)
+        name = bar.name if len(bar.name) <= 36 else f"{bar.name[:13]}…{bar.name[-22:]}"
+        start, end = sorted((across(0.0), across(bar.value)))
+        parts.append(f'<text class="label" x="{BAR_LEFT - 8}" y="{middle + 4:.1f}" text-anchor="end">{escape(name)}</text>')
+        parts.append(f'<rect class="bar" x="{start:.1f}" y="{middle - 6:.1f}" width="{end - start:.1f}" height="12" rx="2"/>')
+        if bar.interval:
+            left, right = map(across, bar.interval)
+            shape = f"M{left:.1f} {middle - 4}v8m0 -4H{right:.1f}m0 -4v8"
+            parts.append(f'<path class="whisker" d="{shape}"/>')
+        for mark in bar.marks:
+            parts.append(f'<path class="mark" d="M{across(mark):.1f} {middle - 6}l5 6l-5 6l-5 -6z"/>')
+        text = format_value(bar.value)
+        furthest = max(across(x) for x in (bar.value, 0.0, *(bar.interval or ()), *bar.marks))
+        parts.append(
+            f'<text class="label" x="{furthest + 9:.1f}" y="{middle + 4:.1f}"><tspan class="value">{text}</tspan></text>'
+        )
+    return f'<figure class="chart bars"><figcaption>{escape(title)}</figcaption>{"".join(parts)}</svg></figure>'
 
 
 def envelope(peaks: Sequence[float], height: int = 44) -> str:

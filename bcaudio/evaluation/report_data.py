@@ -1,8 +1,9 @@
 """What the report reads from a run folder. Whatever is absent or broken becomes a reason in words, never a crash.
 
 `results.json` is `{"results": {key: entry}, "bars": {key: {"limit": x}}, "conditions": {...}}`, or the entries alone.
-Keys are dotted or nested. An entry is a number or `{"value": x, "bar": "<= 0.05", "holds": true, "note": "...", ...}`;
-what else it holds are its counts.
+Keys are dotted or nested. An entry is a number or `{"value": x, "ci": [low, high], "num_items": 120, "num_scored": 118,
+"normalizer": "basic-1", "normalizers": {name: value}, "signature": "...", "judge": {...}, "bar": "<= 0.05", "holds": true,
+"note": "...", ...}`; what else it holds are its counts.
 """
 
 import csv
@@ -10,7 +11,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,21 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     "==": operator.eq,
 }
-_ENTRY_FIELDS = {"value", "counts", "op", "bar", "holds", "note", "name", "key"}
+STAMPS = ("normalizer", "signature", "judge", "recogniser", "recognizer")  # what a figure was made with
+_ENTRY_FIELDS = {"value", "counts", "op", "bar", "holds", "note", "name", "key", *STAMPS} | {
+    *("ci", "num_items", "num_scored", "num_failed", "normalizers", "published", "leaked", "higher_is_better")
+}
 
 Series = dict[str, list[tuple[float, float]]]  # name -> (step, value) in the order of steps
 
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One measured number. `holds` is None where no bar is set; `value` is None where it could not be measured."""
+    """One measured number. `holds` is None where no bar is set; `value` is None where it could not be measured.
+
+    `interval` is (low, high) at 95 %; `normalizers` what each normaliser would have given; `stamps` what it was made with;
+    `published` other people's figures of the same kind; `leaked` the figure without the items that training has seen.
+    """
 
     key: str
     value: float | str | None
@@ -37,6 +45,31 @@ class ResultRow:
     bar: str = ""
     holds: bool | None = None
     note: str = ""
+    interval: tuple[float, float] | None = None
+    num_items: int | None = None
+    num_scored: int | None = None
+    num_failed: int | None = None
+    normalizers: Mapping[str, Any] = field(default_factory=dict)
+    stamps: Mapping[str, Any] = field(default_factory=dict)
+    published: Sequence[Mapping[str, Any]] = ()
+    leaked: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def interval_text(self) -> str:
+        """`0.0023 – 0.0121`, or nothing."""
+        return " – ".join(map(format_value, self.interval)) if self.interval else ""
+
+    @property
+    def scored_text(self) -> str:
+        """`120`, or `118 of 120`: never fewer than the benchmark has without saying so."""
+        if self.num_items is None or self.num_scored is None:
+            return ""
+        return f"{self.num_scored:,}" if self.num_scored == self.num_items else f"{self.num_scored:,} of {self.num_items:,}"
+
+    @property
+    def items_text(self) -> str:
+        """`118 of 120 (2 failed)`."""
+        return self.scored_text + (f" ({self.num_failed:,} failed)" if self.num_failed else "")
 
 
 @dataclass(frozen=True)
@@ -66,8 +99,8 @@ def read_results(run_dir: Path) -> list[ResultRow]:
     results = content.get("results", content) if isinstance(content, Mapping) else content
     if not isinstance(results, Mapping):
         raise ValueError(f"{run_dir.name}/results.json holds a {type(results).__name__}, not a table of results")
-    bars = content.get("bars")
-    limits = {key: bar.get("limit") for key, bar in bars.items() if isinstance(bar, Mapping)} if isinstance(bars, Mapping) else {}
+    bars = as_table(content.get("bars"))
+    limits = {key: as_table(bar).get("limit") for key, bar in bars.items()}
     return [_with_limit(row, limits.get(row.key)) for row in _rows(results, "")]
 
 
@@ -77,14 +110,12 @@ def _with_limit(row: ResultRow, limit: Any) -> ResultRow:
     return replace(row, bar=f"{row.bar} = {limit:.4g}") if named and is_number(limit) else row
 
 
-def read_conditions(run_dir: Path) -> Mapping[str, Any]:
-    """`conditions` of `<run_dir>/results.json`; {} where it has none."""
+def read_part(run_dir: Path, name: str) -> Mapping[str, Any]:
+    """A table of `<run_dir>/results.json` beside the results (`conditions`, `not_run`, ...); {} where it has none."""
     try:
-        content = read_json(run_dir / "results.json")
+        return as_table(as_table(read_json(run_dir / "results.json")).get(name))
     except ValueError:
         return {}
-    found = content.get("conditions") if isinstance(content, Mapping) else None
-    return found if isinstance(found, Mapping) else {}
 
 
 def _rows(node: Mapping[str, Any], prefix: str) -> Iterator[ResultRow]:
@@ -113,7 +144,33 @@ def _row(key: str, entry: Mapping[str, Any]) -> ResultRow:
     if holds is None and op in OPERATORS and is_number(value) and is_number(bar):
         holds = OPERATORS[op](value, bar)
     bar_text = "" if bar is None else f"{op} {f'{bar:.4g}' if is_number(bar) else bar}".strip()
-    return ResultRow(key, value, counted, bar_text, None if holds is None else bool(holds), str(entry.get("note") or ""))
+    interval = entry.get("ci")
+    return ResultRow(
+        key,
+        value,
+        counted,
+        bar_text,
+        None if holds is None else bool(holds),
+        str(entry.get("note") or ""),
+        (interval[0], interval[1])
+        if isinstance(interval, list) and len(interval) == 2 and all(map(is_number, interval))
+        else None,
+        *(int(entry[name]) if is_number(entry.get(name)) else None for name in ("num_items", "num_scored", "num_failed")),
+        as_table(entry.get("normalizers")),
+        {name: entry[name] for name in STAMPS if entry.get(name)},
+        as_tables(entry.get("published")),
+        as_table(entry.get("leaked")),
+    )
+
+
+def as_table(value: Any) -> Mapping[str, Any]:
+    """The value itself if it is a table, else {}."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def as_tables(value: Any) -> list[Mapping[str, Any]]:
+    """The tables of a list; anything else in it is dropped. [] for no list."""
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
 
 
 def is_number(value: Any) -> bool:

@@ -7,7 +7,8 @@ Files are named relative to the folder of examples.json.
 """
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from html import escape
 from itertools import groupby
 from pathlib import Path
@@ -16,16 +17,26 @@ from typing import Any
 import numpy as np
 
 from bcaudio.evaluation.report_charts import envelope
-from bcaudio.evaluation.report_data import file_inside, is_number
+from bcaudio.evaluation.report_data import as_tables, file_inside, is_number, read_examples
 from bcaudio.evaluation.report_media import MAX_MEL_FRAMES, AudioShelf, mel_png, read_mel
 from bcaudio.evaluation.report_results import absent
 
 _KINDS = ("text", "audio", "special")
 
 
-def tables(value: Any) -> list[Mapping[str, Any]]:
-    """The tables of a list; anything else in it is dropped. [] for no list."""
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+def example_bodies(folder: Path | None) -> dict[str, str]:
+    """The sections `spectrograms`, `sounds` and `masks` of a folder with examples.json; a reason for what is not there."""
+    content, problem = read_examples(folder)
+    draw: dict[str, tuple[str, Callable[[Sequence[Mapping[str, Any]], Path], str]]] = {
+        "spectrograms": ("mels", mels_section),
+        "sounds": ("audio", audio_section),
+        "masks": ("masks", lambda found, _: masks_section(found)),
+    }
+    bodies = {}
+    for section, (key, body) in draw.items():
+        found = as_tables(content.get(key))
+        bodies[section] = body(found, folder) if found and folder else absent(problem or f"examples.json has no {key}")
+    return bodies
 
 
 def mels_section(examples: Sequence[Mapping[str, Any]], folder: Path) -> str:
@@ -35,7 +46,7 @@ def mels_section(examples: Sequence[Mapping[str, Any]], folder: Path) -> str:
 
 def _mel_clip(example: Mapping[str, Any], folder: Path) -> str:
     loaded: list[tuple[str, np.ndarray | str]] = []
-    for panel in tables(example.get("panels")):
+    for panel in as_tables(example.get("panels")):
         try:
             content: np.ndarray | str = read_mel(file_inside(folder, panel.get("file")))
         except (ValueError, OSError) as error:
@@ -74,7 +85,7 @@ def audio_section(examples: Sequence[Mapping[str, Any]], folder: Path) -> str:
     """One card per example: what was to be said, what the model wrote, what the auditor heard, and the sounds."""
     paths = []
     for example in examples:
-        for player in tables(example.get("players")):
+        for player in as_tables(example.get("players")):
             try:
                 paths.append(file_inside(folder, player.get("file")))
             except ValueError:
@@ -95,22 +106,25 @@ def _audio_card(example: Mapping[str, Any], folder: Path, shelf: AudioShelf) -> 
         verdict = (
             f'<span class="pill {"good" if same else "bad"}">{"✓ heard as expected" if same else "✗ heard otherwise"}</span>'
         )
-    players = []
-    for player in tables(example.get("players")):
-        name = escape(str(player.get("name", "")))
-        try:
-            clip = shelf.clip(file_inside(folder, player.get("file")))
-        except (ValueError, OSError) as error:
-            players.append(f'<div class="player"><b>{name}</b>{absent(str(error))}</div>')
-            continue
-        players.append(
-            f'<div class="player"><div><b>{name}</b>'
-            f'<span class="muted">{clip.duration_s:.1f} s · {clip.sample_rate / 1000:g} kHz</span></div>'
-            f'{envelope(clip.peaks)}<audio controls preload="none" aria-label="{name}" src="{clip.uri}"></audio></div>'
-        )
-    body = "".join(players) or absent("the example names no players")
+    players = as_tables(example.get("players"))
+    sounds = (player(str(one.get("name", "")), shelf, partial(file_inside, folder, one.get("file"))) for one in players)
+    body = "".join(sounds) or absent("the example names no players")
     words = f'<dl class="facts">{listed}</dl>' if listed else ""
     return f'<article class="clip"><h3>{_title(example)}</h3>{verdict}{words}{body}</article>'
+
+
+def player(name: str, shelf: AudioShelf, find: Callable[[], Path]) -> str:
+    """A sound with its outline under its name; where `find` or the sound itself fails, the reason instead."""
+    shown = escape(name)
+    try:
+        clip = shelf.clip(find())
+    except (ValueError, OSError) as error:
+        return f'<div class="player"><b>{shown}</b>{absent(str(error))}</div>'
+    return (
+        f'<div class="player"><div><b>{shown}</b>'
+        f'<span class="muted">{clip.duration_s:.1f} s · {clip.sample_rate / 1000:g} kHz</span></div>'
+        f'{envelope(clip.peaks)}<audio controls preload="none" aria-label="{shown}" src="{clip.uri}"></audio></div>'
+    )
 
 
 def same_words(left: str, right: str) -> bool:
@@ -131,7 +145,7 @@ def masks_section(examples: Sequence[Mapping[str, Any]]) -> str:
     )
     blocks = [f'<div class="chips">{legend}</div>']
     for example in examples:
-        tokens = tables(example.get("tokens"))
+        tokens = as_tables(example.get("tokens"))
         paid = sum(_count(token) for token in tokens if token.get("paid"))
         total = sum(_count(token) for token in tokens)
         title = f"{escape(str(example.get('task', '?')))} <span class='muted mono'>{escape(str(example.get('key', '')))}</span>"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bcaudio.evaluation.report_charts import line_chart
-from bcaudio.evaluation.report_data import ResultRow, Series, Stage, format_value, is_number
+from bcaudio.evaluation.report_data import ResultRow, Series, Stage, as_table, format_value, is_number
 
 CHARTS_SHOWN, MAX_CHARTS = 4, 16  # per stage: at once, and folded away; the names of those left out are told
 _USAGE = "codebook/used_"  # as the callback CodebookHealth logs it
@@ -55,6 +55,15 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> str:
     return f'<dl class="facts">{items}</dl>' if items else ""
 
 
+RESULT_HEAD, RESULT_RIGHT = ("key", "value", "95 % interval", "items", "counts", "bar", "holds"), frozenset({1, 2, 3, 5})
+
+
+def result_cells(row: ResultRow) -> tuple[str, ...]:
+    """A result in plain words, column by column of RESULT_HEAD."""
+    holds = {True: "yes", False: "NO", None: "-"}[row.holds]
+    return row.key, format_value(row.value), row.interval_text, row.items_text, row.counts, row.bar, holds
+
+
 def results_section(rows: Sequence[ResultRow]) -> str:
     """The table of results, grouped by the first word of the key."""
     groups: dict[str, list[ResultRow]] = {}
@@ -62,16 +71,20 @@ def results_section(rows: Sequence[ResultRow]) -> str:
         groups.setdefault(row.key.split(".")[0], []).append(row)
     lines = []
     for group, members in groups.items():
-        lines.append(f'<tr class="group"><td colspan="5">{escape(group)}<span>{escape(GROUPS.get(group, ""))}</span></td></tr>')
+        lines.append(f'<tr class="group"><td colspan="7">{escape(group)}<span>{escape(GROUPS.get(group, ""))}</span></td></tr>')
         for row in members:
             note = f'<br><small class="muted">{escape(row.note)}</small>' if row.note else ""
             verdict = pill(row.holds, "holds", "missed", "no bar") if is_number(row.value) or row.bar else ""
             lines.append(
                 f'<tr><td class="any"><code>{escape(row.key)}</code>{note}</td>{_value_cell(row.value)}'
-                f'<td class="muted any">{escape(row.counts)}</td>'
+                f'<td class="num muted">{escape(row.interval_text)}</td><td class="num">{_items_cell(row)}</td>'
+                f'<td class="muted any counts">{escape(row.counts)}</td>'
                 f'<td class="{"num" if len(row.bar) < 24 else "any"}">{escape(row.bar)}</td><td>{verdict}</td></tr>'
             )
-    head = '<tr><th>key</th><th class="num">value</th><th>counts</th><th class="num">bar</th><th>holds</th></tr>'
+    head = (
+        '<tr><th>key</th><th class="num">value</th><th class="num">95 % interval</th><th class="num">items</th><th>counts</th>'
+        '<th class="num">bar</th><th>holds</th></tr>'
+    )
     return f'<div class="wide"><table>{head}{"".join(lines)}</table></div>'
 
 
@@ -80,6 +93,11 @@ def _value_cell(value: Any) -> str:
     if len(text) <= 24:
         return f'<td class="num"><b>{escape(text)}</b></td>'
     return f'<td class="num"><code title="{escape(text)}">{escape(text[:12])}…</code></td>'
+
+
+def _items_cell(row: ResultRow) -> str:
+    failed = f'<br><span class="pill bad">✗ {row.num_failed:,} failed</span>' if row.num_failed else ""
+    return f"{escape(row.scored_text)}{failed}"
 
 
 def stages_section(stages: Sequence[Stage]) -> str:
@@ -269,8 +287,7 @@ def _parameters(count: Any) -> str:
 
 
 def _table(record: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = record.get(name)
-    return value if isinstance(value, Mapping) else {}
+    return as_table(record.get(name))
 
 
 def _memory() -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from bcaudio.evaluation.benchmark import Examples, Item, Output, Result, as_shards, thin
-from bcaudio.evaluation.question_answering import answer_of, exact_matches
+from bcaudio.evaluation.benchmark import Absent, Corpus, Examples, Item, Output, Scoring, corpus_of, thin
+from bcaudio.evaluation.judge import Judge
+from bcaudio.evaluation.question_answering import Judging, judged, references_of
+from bcaudio.metrics.counting import CountingMetric
 
 Task = Literal["aqa", "s2tt"]
 
@@ -16,42 +18,52 @@ class Retention:
     2502.17239, section 3.3).
 
     One benchmark per stage; the same items for every stage, so that the figures compare. The stage's text LLM answers, inside
-    its audio LLM
-    where it has one; stage 1 leaves the LLM as it was, so its figure must equal the text LLM's.
+    its audio LLM where it has one; stage 1 leaves the LLM as it was, so its figure must equal the text LLM's.
 
     Args:
-        shards: tar files or globs; text-only samples will do.
+        shards: tar files or globs; text-only samples will do; or
+        data: a corpus of bcaudio.evaluation.corpora.
         stage: the last part of the key.
-        audio_llm: the stage's folder; it holds a text-only LLM for the stage before any audio.
+        audio_llm: the stage's folder; it holds a text-only LLM for the stage before any audio. None takes the system's own.
         tasks: `aqa` takes samples with an answer, `s2tt` those with a translation.
         limit: at most so many items per task.
-        corpus, split: filters; None keeps all.
+        corpus, split: filters of the shards; None keeps all.
         batch_size: items per call of the system.
+        judge: who says what is right; None: equal to one of the references under the normaliser.
+
+    Raises:
+        ValueError: both or none of shards and data.
     """
 
     def __init__(
         self,
-        shards: str | Sequence[str],
-        stage: str,
-        audio_llm: str,
+        shards: str | Sequence[str] | None = None,
+        stage: str = "model",
+        audio_llm: str | None = None,
         tasks: Sequence[Task] = ("aqa", "s2tt"),
         limit: int | None = None,
         corpus: str | None = None,
         split: str | None = "test",
         batch_size: int = 32,
+        data: Corpus | None = None,
+        judge: Judge | None = None,
     ) -> None:
-        self.shards = as_shards(shards, corpus=corpus, split=split)
+        self.corpus = corpus_of(shards, data, corpus=corpus, split=split)
         self.stage, self.audio_llm, self.tasks, self.limit, self.batch_size = stage, audio_llm, list(tasks), limit, batch_size
+        self.judge, self.judging = judge, Judging(judge)
 
     def items(self) -> list[Item]:
-        """Items of every task; a sample that serves two tasks stands once."""
-        found = self.shards.items(f"retention.{self.stage}")
+        """Items of every task; a sample that serves two tasks stands once. ValueError for a task that none serves."""
+        name = f"retention.{self.stage}"
+        found = self.corpus.items(name)
         chosen: dict[str, Item] = {}
         for task in self.tasks:
             able = [item for item in found if self._fits(item, task)]
             if not able:
-                raise ValueError(f"retention.{self.stage}: no sample of {', '.join(self.shards.paths)} serves the task {task}")
-            chosen |= {item.sample.key: item for item in thin(able, self.limit)}
+                raise ValueError(
+                    f"{name}: none of the {len(found)} samples serves the task {task}; correct its data or its tasks"
+                )
+            chosen |= {item.id: item for item in thin(able, self.limit)}
         return list(chosen.values())
 
     @staticmethod
@@ -61,23 +73,24 @@ class Retention:
     def ask(self, system: Any, items: Sequence[Item], examples: Examples) -> list[Output]:
         outputs: list[Output] = []
         for task in self.tasks:
-            samples = [item.sample for item in items if self._fits(item, task)]
-            if not samples:
-                continue
-            for sample, text in zip(samples, system.answer_text_from_text(samples, task), strict=True):
-                translates = task == "s2tt"
-                outputs.append(
-                    {
-                        "id": sample.key,
-                        "task": task,
-                        "language": sample.target_language if translates else sample.language,
-                        "reference": sample.translation if translates else answer_of(sample),
-                        "hypothesis": text,
-                    }
-                )
+            able = [item for item in items if self._fits(item, task)]
+            answers = system.answer_text_from_text(able, task) if able else []
+            outputs += [self._output(item, task, text) for item, text in zip(able, answers, strict=True)]
         return outputs
 
-    def score(self, outputs: Sequence[Output]) -> dict[str, Result]:
-        by_task = {task: exact_matches([out for out in outputs if out["task"] == task]) for task in self.tasks}
-        counts = {f"{name}_{task}": by_task[task][name] for task in self.tasks for name in ("correct", "total")}
-        return {f"retention.text_accuracy.{self.stage}": {**exact_matches(outputs), **counts}}
+    @staticmethod
+    def _output(item: Item, task: str, text: str) -> Output:
+        sample, translates = item.sample, task == "s2tt"
+        references = [sample.translation] if translates else references_of(item)
+        return {
+            "id": item.id,
+            "task": task,
+            "language": sample.target_language if translates else sample.language,
+            "question": sample.text,
+            "reference": references[0],
+            "references": references,
+            "hypothesis": text,
+        }
+
+    def score(self, outputs: Sequence[Output], scoring: Scoring = Scoring()) -> dict[str, CountingMetric | Absent]:
+        return {f"retention.text_accuracy.{self.stage}": judged(outputs, self.judging, scoring, by=("language", "task"))}

@@ -65,6 +65,8 @@ class Generator:
         self.rng = rng
         loop_only = {special_ids.audio_pad, special_ids.audio_start, special_ids.audio_end, special_ids.audiogen_end}
         self.banned_ids = frozenset(banned_ids) | loop_only
+        # whether to take one more step; ranks that share one model's weights must agree on it
+        self.going: Callable[[bool], bool] = bool
 
     @property
     def device(self) -> torch.device:
@@ -139,7 +141,7 @@ class Generator:
         new_ids: list[list[int]] = [[] for _ in state.ids]
         seen = banned = None
         for _ in range(max_new_tokens):
-            if not any(active):
+            if not self.going(any(active)):
                 break
             scores = self.model.text_logits(self._advance(state, active)).float()
             if seen is None:
@@ -189,7 +191,7 @@ class Generator:
             for level, size in enumerate(sizes)
         ]
         for _ in range(max_frames):
-            if not any(active):
+            if not self.going(any(active)):
                 break
             x, cache, levels = self._advance(state, active), head.start(), []
             for level in range(len(sizes)):

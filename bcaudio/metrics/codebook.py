@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bcaudio.metrics.counting import CountingMetric
+from bcaudio.metrics.counting import SummedMetric
 
 
-class CodebookUsage(CountingMetric):
+class CodebookUsage(SummedMetric):
     """Entries in use and perplexity, exp(entropy of the entries' shares), of each codebook.
 
     Args:

@@ -6,84 +6,100 @@ from collections.abc import Sequence
 from typing import Any
 
 import jiwer
-import torch
-from torch import Tensor
+import numpy as np
 
-from bcaudio.metrics.counting import CountingMetric
-from bcaudio.text.normalize import NORMALIZER, units
+from bcaudio.metrics.counting import CountingMetric, divide
+from bcaudio.text.normalize import DEFAULT, Normalizer, base_language, covers, normalizer
 
-NAMES = {"en": "wer", "fr": "wer", "es": "wer", "zh": "cer", "mixed": "mer"}
-UNIT_LANGUAGES = {"mixed": "zh"}  # the units of zh already leave Latin words whole
+MIXED = "mixed"
+# written without spaces between words
+CHARACTER_LANGUAGES = frozenset(("zh", "cmn", "yue", "wuu", "nan", "hak", "lzh", "ja", "th", "lo", "my", "km"))
 UNIT_NAMES = {"wer": "words", "cer": "characters", "mer": "units"}
 
 
-class ErrorRate(CountingMetric):
-    """(substitutions + deletions + insertions) / reference units over a corpus (arXiv 2502.17239, section 4; edit counts by
-    jiwer).
+def _as_given(units: list[list[str]]) -> list[list[str]]:
+    """For jiwer: the units are there already."""
+    return units
 
-    The units are words in en, fr and es (value `wer`), characters in zh (`cer`), and characters for hanzi, words else
-    in `mixed` text (`mer`), after `bcaudio.text.normalize`, whose version is stamped on every report.
+
+class ErrorRate(CountingMetric):
+    """(substitutions + deletions + insertions) / reference units over a corpus (arXiv 2502.17239, section 4; edits by jiwer).
+
+    The units are characters where words are not parted by spaces (zh, yue, ja, th, ...: value `cer`), characters for hanzi and
+    words else in `mixed` text (`mer`), words in any other language (`wer`). The normaliser's name is stamped on every report.
 
     Args:
-        language: `en`, `fr`, `es`, `zh` or `mixed`; ValueError otherwise.
+        language: a code that the normaliser has rules for, or `mixed`.
+        normalizer: the form in which the texts are compared; `basic-1` by default.
+
+    Raises:
+        ValueError: no language code, or none that the normaliser has rules for.
     """
 
     higher_is_better = False
+    counted = "utterance"
+    statistics = ("substitutions", "deletions", "insertions", "reference_units")
 
-    def __init__(self, language: str) -> None:
+    def __init__(self, language: str, normalizer: Normalizer | None = None) -> None:
         super().__init__()
-        if language not in NAMES:
-            raise ValueError(f"ErrorRate: language {language!r} is not one of {sorted(NAMES)}")
-        self.language = language
-        for name in ("substitutions", "deletions", "insertions", "reference_units", "utterances"):
-            self.add_count(name)
+        self.language, self.normalizer = language, _default() if normalizer is None else normalizer
+        self.unit_language = "zh" if language == MIXED else language  # the units of zh already leave Latin words whole
+        base_language(self.unit_language)  # refuses what is no language code
+        if not covers(self.normalizer, self.unit_language):
+            known = ", ".join(self.normalizer.languages or ())
+            raise ValueError(f"ErrorRate: {self.normalizer.name} has no rules for language {language!r}, only for {known}")
 
     @property
     def name(self) -> str:
         """`wer`, `cer` or `mer`."""
-        return NAMES[self.language]
+        if self.language == MIXED:
+            return "mer"
+        return "cer" if base_language(self.language) in CHARACTER_LANGUAGES else "wer"
 
     def units(self, text: str) -> list[str]:
         """The normalised units of a text, as they are counted."""
-        return units(text, UNIT_LANGUAGES.get(self.language, self.language))
+        return self.normalizer.units(text, self.unit_language)
 
     def update(self, hypotheses: Sequence[str], references: Sequence[str], ids: Sequence[str]) -> None:
         """Adds the edits of each hypothesis against its reference; ValueError naming the id of an empty reference."""
         self._check_pairs(hypotheses=hypotheses, references=references, ids=ids)
         if not references:
             return
-        spelled = [" ".join(self.units(text)) for text in references]
-        for item, reference, text in zip(ids, spelled, references, strict=True):
-            if not reference:
+        right = [self.units(text) for text in references]
+        for item, units, text in zip(ids, right, references, strict=True):
+            if not units:
                 raise ValueError(
-                    f"{item}: the reference {text!r} is empty after normalisation ({NORMALIZER}, {self.language}); "
+                    f"{item}: the reference {text!r} is empty after normalisation ({self.normalizer.name}, {self.language}); "
                     "an error rate needs reference units, so drop the item or correct its transcript"
                 )
-        edits = jiwer.process_words(spelled, [" ".join(self.units(text)) for text in hypotheses])
-        self.substitutions += edits.substitutions
-        self.deletions += edits.deletions
-        self.insertions += edits.insertions
-        self.reference_units += edits.hits + edits.substitutions + edits.deletions
-        self.utterances += len(references)
+        edits = jiwer.process_words(right, [self.units(text) for text in hypotheses], _as_given, _as_given)
+        rows = np.empty((len(right), len(self.statistics)), np.int64)
+        for row, alignment, units in zip(rows, edits.alignments, right, strict=True):
+            replaced = deleted = inserted = 0
+            for chunk in alignment:
+                if chunk.type in ("replace", "substitute"):
+                    replaced += chunk.ref_end_idx - chunk.ref_start_idx
+                elif chunk.type == "delete":
+                    deleted += chunk.ref_end_idx - chunk.ref_start_idx
+                elif chunk.type == "insert":
+                    inserted += chunk.hyp_end_idx - chunk.hyp_start_idx
+            row[:] = replaced, deleted, inserted, len(units)
+        self.add_rows(rows, ids)
 
-    def value(self) -> Tensor:
-        """The error rate, float64; it may exceed 1."""
-        if self.count() == 0:
-            raise ValueError(f"ErrorRate({self.language}): no utterance was scored, so there is no {self.name}")
-        return (self.substitutions + self.deletions + self.insertions).to(torch.float64) / self.reference_units
-
-    def count(self) -> int:
-        """Utterances."""
-        return int(self.utterances)
+    def value_of(self, sums: np.ndarray) -> np.ndarray:
+        """The error rate; it may exceed 1."""
+        return divide(sums[..., :3].sum(axis=-1), sums[..., 3])
 
     def counts(self) -> dict[str, Any]:
         """Errors by kind, reference units, utterances and the normaliser's name."""
         return {
-            "errors": int(self.substitutions + self.deletions + self.insertions),
-            f"reference_{UNIT_NAMES[self.name]}": int(self.reference_units),
-            "substitutions": int(self.substitutions),
-            "deletions": int(self.deletions),
-            "insertions": int(self.insertions),
-            "utterances": int(self.utterances),
-            "normalizer": NORMALIZER,
+            "errors": sum(self.sum_of(kind) for kind in self.statistics[:3]),
+            f"reference_{UNIT_NAMES[self.name]}": self.sum_of("reference_units"),
+            **{kind: self.sum_of(kind) for kind in self.statistics[:3]},
+            "utterances": self.count(),
+            "normalizer": self.normalizer.name,
         }
+
+
+def _default() -> Normalizer:
+    return normalizer(DEFAULT)

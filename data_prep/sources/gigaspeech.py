@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bcaudio.data.json_list import json_items
 from data_prep.sources.corpus import RecordedCorpus, choose
-from data_prep.sources.tables import json_items
 from data_prep.utterance import Utterance
 
 SUBSETS = ("XS", "S", "M", "L", "XL", "DEV", "TEST")

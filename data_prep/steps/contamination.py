@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bcaudio.audio.fingerprint import RATE, Contents, fingerprint, pack, unpack
 from bcaudio.audio.io import read_audio
 from bcaudio.data.index import ShardIndex, expand_paths
-from data_prep.steps.fingerprint import RATE, Contents, fingerprint, pack, unpack
+from bcaudio.text.quotes import Quotes
 from data_prep.steps.words import units_of
 from data_prep.utterance import Clip, Drops
 
@@ -63,7 +63,7 @@ class Contamination:
         return seen
 
     def judge(self, seen: Iterator[tuple[str, Any]]) -> Mapping[str, Any]:
-        sounds, texts = Contents(), _Texts(self.min_units)
+        sounds, texts = Contents(), Quotes(self.min_units)
         for key, language, text, waveform in self._evaluation():
             if self.text:
                 texts.add(key, units_of(text, language))
@@ -71,7 +71,7 @@ class Contamination:
                 sounds.add(key, fingerprint(waveform, RATE))
         verdicts: dict[str, Any] = {}
         for key, look in seen:
-            of = texts.find(look.get("text", "").split())
+            of = next(texts.found(look.get("text", "").split()), None)
             sound = sounds.best(unpack(look["audio"])) if look.get("audio") else None
             if sound is not None and sound[1] >= self.min_share:
                 verdicts[key] = {"reason": "leaked audio", "of": sound[0], "share": sound[1]}
@@ -105,22 +105,3 @@ class Contamination:
                     raise ValueError(f"{path}:{number}: needs JSON with key, language and text ({error!r})") from error
                 spoken = self.audio and entry.get("audio")
                 yield key, language, text, read_audio(path.parent / entry["audio"], RATE) if spoken else np.zeros(0, np.float32)
-
-
-class _Texts:
-    """Texts found inside other texts, by their first `min_units` units."""
-
-    def __init__(self, min_units: int) -> None:
-        self.min_units = min_units
-        self._by_head: dict[tuple[str, ...], list[tuple[str, list[str]]]] = defaultdict(list)
-
-    def add(self, key: str, units: list[str]) -> None:
-        if len(units) >= self.min_units:
-            self._by_head[tuple(units[: self.min_units])].append((key, units))
-
-    def find(self, units: list[str]) -> str | None:
-        for i in range(len(units) - self.min_units + 1):
-            for key, other in self._by_head.get(tuple(units[i : i + self.min_units]), ()):
-                if units[i : i + len(other)] == other:
-                    return key
-        return None

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
-from data_prep.steps.fingerprint import Copies, fingerprint, pack, unpack
+from bcaudio.audio.fingerprint import Copies, fingerprint, pack, unpack
 from data_prep.steps.words import normal_form
 from data_prep.utterance import Clip, Drops
 

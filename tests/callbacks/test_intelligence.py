@@ -97,9 +97,8 @@ def test_every_ability_is_asked_at_the_start_and_at_validation_and_logged_with_i
     assert trainer.callback_metrics["probe/text.perplexity"] == pytest.approx(watch.values["text.perplexity"])
     assert [watch.results[key]["total"] for key in ("choice.text.accuracy", "aqa.speech_to_text.accuracy")] == [5, 5]
     told = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
-    assert told == [
-        "probe: aqa speech_to_speech is left out: the system has no auditor; name a trained CTCRecognizer in the recipe"
-    ]
+    assert len(told) == 1
+    assert told[0].startswith("probe: aqa speech_to_speech is left out: the system has no auditor; name a trained CTCRecognizer")
     entries = [json.loads(line) for line in (tmp_path / "logs" / "probe.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in entries] == [0, 2]
 

@@ -11,10 +11,11 @@ from bcaudio.checkpoint import save_model
 from bcaudio.data.index import ShardIndex
 from bcaudio.data.schema import Sample, Span
 from bcaudio.data.shards import write_shards
+from bcaudio.inference.encoding import span_bounds
 from bcaudio.models.audio_tokenizer import AudioDecoder, AudioTokenizer, VQBridge
 from bcaudio.nn.residual_vq import ResidualVQ
 from bcaudio.nn.whisper_encoder import WhisperEncoder
-from data_prep.encode_codes import EncodeCodes, span_bounds
+from data_prep.encode_codes import EncodeCodes
 
 MODEL = """
 model:

@@ -132,12 +132,6 @@ def test_a_checkpoint_of_ddp_is_refused_by_others_with_the_remedy(
         launch(world / "tiny.yaml", copy(killed, "ddp", tmp_path / "out"), 1, strategy)
 
 
-def test_answers_during_training_are_refused_where_weights_lie_in_pieces(world: Path, launch: Launch, tmp_path: Path) -> None:
-    asks = "callbacks=[{_target_: bcaudio.callbacks.ErrorRateCallback, languages: [en]}]"
-    with pytest.raises(AssertionError, match=r"ErrorRateCallback: every rank writes the answers.*take ZeRO stage 2 or DDP"):
-        launch(world / "tiny.yaml", tmp_path / "out", 2, "zero3", [asks])
-
-
 def test_ranks_without_a_validation_batch_take_part_and_samples_may_be_counted_in_place_of_rows(
     world: Path, launch: Launch, column: Column, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """Small shards and a system whose answers are set by hand."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 
 from bcaudio.data.schema import Sample, Span
 from bcaudio.data.shards import write_shards
-from bcaudio.evaluation.benchmark import Examples
+from bcaudio.evaluation.benchmark import Absent, Examples, Item, Scoring, result
 
 
 def make_sample(key: str, text: str, language: str = "en", roles: Sequence[str] = ("narrator",), **fields: Any) -> Sample:
@@ -54,15 +55,22 @@ class FakeAuditor(torch.nn.Module):
 
 @dataclass
 class FakeSystem:
-    """texts: key -> answer; levels: key -> loudness of what it speaks, in tenths; scores: key -> (right, wrong)."""
+    """A system that takes items and whose answers are set by hand; `asked` is what it was asked, in order.
+
+    texts: id -> answer; levels: id -> loudness of what it speaks, in tenths; scores: id -> log-likelihoods of the endings;
+    generated: prompt -> what follows; likelihoods: text -> (nats, tokens, bytes); heard: loudness -> what the auditor writes.
+    """
 
     texts: dict[str, str] = field(default_factory=dict)
     levels: dict[str, int] = field(default_factory=dict)
-    scores: dict[str, tuple[float, float]] = field(default_factory=dict)
+    scores: dict[str, Sequence[float]] = field(default_factory=dict)
+    generated: dict[str, str] = field(default_factory=dict)
+    likelihoods: dict[str, tuple[float, int, int]] = field(default_factory=dict)
     heard: dict[int, str] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
     flow_decoder: Any = None
     vocoder: Any = None
+    description: dict[str, Any] = field(default_factory=lambda: {"name": "fake"})
 
     def __post_init__(self) -> None:
         self.auditor = FakeAuditor(self.heard) if self.heard else None
@@ -70,25 +78,38 @@ class FakeSystem:
     def use_audio_llm(self, folder: str) -> None:
         self.asked.append(("use_audio_llm", folder))
 
-    def answer_text(self, samples: Sequence[Sample], task: str) -> list[str]:
-        self.asked += [(task, sample.key) for sample in samples]
-        return [self.texts[sample.key] for sample in samples]
+    def _ask(self, what: str, items: Sequence[Item]) -> None:
+        assert not any(item.problem for item in items), "an item with a problem is never asked"
+        self.asked += [(what, item.id) for item in items]
 
-    def answer_text_from_text(self, samples: Sequence[Sample], task: str) -> list[str]:
-        self.asked += [(f"text {task}", sample.key) for sample in samples]
-        return [self.texts[sample.key] for sample in samples]
+    def answer_text(self, items: Sequence[Item], task: str) -> list[str]:
+        self._ask(task, items)
+        return [self.texts[item.id] for item in items]
 
-    def speak(self, samples: Sequence[Sample], task: str) -> list[Any]:
-        self.asked += [(task, sample.key) for sample in samples]
-        waves = [np.full(12000, 0.1 * self.levels[sample.key], dtype=np.float32) for sample in samples]
+    def answer_text_from_text(self, items: Sequence[Item], task: str) -> list[str]:
+        self._ask(f"text {task}", items)
+        return [self.texts[item.id] for item in items]
+
+    def generate_from_text(self, prompts: Sequence[str], max_new_tokens: int) -> list[str]:
+        self.asked += [("generate", prompt) for prompt in prompts]
+        return [self.generated[prompt] for prompt in prompts]
+
+    def log_likelihoods(self, texts: Sequence[str], max_tokens: int) -> list[tuple[float, int, int]]:
+        self.asked += [("log_likelihoods", text) for text in texts]
+        return [self.likelihoods[text] for text in texts]
+
+    def speak(self, items: Sequence[Item], task: str) -> list[Any]:
+        self._ask(task, items)
+        waves = [np.full(12000, 0.1 * self.levels[item.id], dtype=np.float32) for item in items]
         return [
-            SimpleNamespace(text=self.texts.get(sample.key, ""), codes=None, waveform=wave)
-            for sample, wave in zip(samples, waves, strict=True)
+            SimpleNamespace(text=self.texts.get(item.id, ""), codes=np.zeros((6, 8), dtype=np.int64), waveform=wave)
+            for item, wave in zip(items, waves, strict=True)
         ]
 
-    def reconstruct(self, clips: Sequence[tuple[Sample, np.ndarray]], num_levels: int, with_waveform: bool = False) -> list[Any]:
+    def reconstruct(self, items: Sequence[Item], num_levels: int, with_waveform: bool = False) -> list[Any]:
         made = []
-        for _, wave in clips:
+        for item in items:
+            wave = item.waveform(16000)
             assert len(wave) == 8000  # half a second at 16 kHz
             target = np.full((50, 4), 1.0, dtype=np.float32)
             sound = np.repeat(wave, 3)[::2] if with_waveform else None
@@ -97,8 +118,9 @@ class FakeSystem:
             )
         return made
 
-    def choice_scores(self, samples: Sequence[Sample], mode: str) -> list[tuple[float, float]]:
-        return [self.scores[sample.key] for sample in samples]
+    def choice_scores(self, items: Sequence[Item], mode: str) -> list[Sequence[float]]:
+        self._ask(f"choice {mode}", items)
+        return [self.scores[item.id] for item in items]
 
 
 @pytest.fixture
@@ -109,3 +131,34 @@ def fake_system() -> type[FakeSystem]:
 @pytest.fixture
 def examples(tmp_path: Path) -> Examples:
     return Examples(tmp_path / "out" / "outputs" / "x.examples", tmp_path / "out", limit=2)
+
+
+def run(benchmark: Any, system: Any, examples: Examples, scoring: Scoring | None = None) -> dict[str, dict[str, Any]]:
+    """Items without a problem -> outputs -> through JSON, as they are stored -> results, Absent as None and its note."""
+    items = [item for item in benchmark.items() if not item.problem]
+    outputs = json.loads(json.dumps(benchmark.ask(system, items, examples)))
+    metrics = benchmark.score(outputs, *([scoring] if scoring else []))
+    return {
+        key: {"value": None, "note": metric.note} if isinstance(metric, Absent) else result(metric)
+        for key, metric in metrics.items()
+    }
+
+
+@pytest.fixture
+def ask_and_score() -> Callable[..., dict[str, dict[str, Any]]]:
+    return run
+
+
+class ListCorpus:
+    """Items as they are given."""
+
+    def __init__(self, *items: Item) -> None:
+        self.given = list(items)
+
+    def items(self, where: str) -> list[Item]:
+        return self.given
+
+
+@pytest.fixture
+def corpus() -> type[ListCorpus]:
+    return ListCorpus

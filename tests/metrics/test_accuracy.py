@@ -29,3 +29,34 @@ def test_no_answer_has_no_accuracy() -> None:
         Accuracy().report()
     with pytest.raises(ValueError, match="equally long"):
         ChoiceAccuracy().update([1.0], [])
+
+
+def test_scores_between_wrong_and_right_are_summed() -> None:
+    metric = Accuracy()
+    metric.update([0.75, 1, 0], ["a", "b", "c"])
+    assert metric.report() == {"accuracy": 1.75 / 3, "correct": 1.75, "total": 3}
+    assert (metric.ids, metric.rows.tolist()) == (["a", "b", "c"], [[0.75, 1], [1, 1], [0, 1]])
+    for score in (1.01, -0.5, float("nan")):
+        with pytest.raises(ValueError, match=f"score of e is {score}; it must lie"):
+            metric.update([1, score], ["d", "e"])
+    assert metric.count() == 3
+
+
+def test_items_without_ids_are_numbered_on() -> None:
+    metric = Accuracy()
+    metric.update([True, False])
+    metric.update([True])
+    assert metric.ids == ["0", "1", "2"]
+    assert metric.rows.dtype == "int64"
+
+
+def test_of_several_choices_the_right_one_must_be_strictly_the_best() -> None:
+    nan = float("nan")
+    metric = ChoiceAccuracy()
+    metric.update([1.0, 1.0, 1.0, 1.0], [[2.0, 3.0, 4.0], [2.0, 1.0], [2.0, 0.5], [2.0, nan]], ["a", "b", "c", "d"])
+    assert metric.rows[:, 0].tolist() == [1, 0, 0, 0]
+    likelihoods = ChoiceAccuracy()
+    likelihoods.update_scores([[-1.0, -2.0, -3.0], [-2.0, -1.0, -3.0], [-1.0, -1.0]], ["a", "b", "c"])
+    assert likelihoods.rows[:, 0].tolist() == [1, 0, 0]
+    with pytest.raises(ValueError, match="b has no wrong choice"):
+        metric.update([1.0, 1.0], [[2.0], []], ["a", "b"])

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bcaudio.audio.fingerprint import fingerprint
 from data_prep.steps.duplicates import Duplicates
-from data_prep.steps.fingerprint import fingerprint
 from data_prep.utterance import Clip, Drops, Part, Timbre, Utterance
 
 RATE = 24_000

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from data_prep.steps.fingerprint import RATE, Contents, Copies, fingerprint, hashes, pack, share, unpack
+from bcaudio.audio.fingerprint import RATE, Contents, Copies, fingerprint, hashes, pack, share, unpack
 
 
 def _marks(*pairs: tuple[int, int]) -> np.ndarray:
@@ -105,6 +105,9 @@ def test_contents_are_found_in_longer_clips_with_few_comparisons() -> None:
         assert max((found for _, found in filter(None, strangers)), default=0.0) < 0.2
         assert contents.num_compared <= 8 * (size // 5 + 20)
     assert Contents().best(_clip(rng)) is None
+    later = np.array([0, 5000], np.int32)
+    both = np.concatenate([entries[3], _clip(rng, 50) + later, entries[7] + 2 * later])
+    assert {name for name, found in contents.found(both) if found > 0.9} == {"e3", "e7"}
 
 
 def test_two_tones_in_turn_give_the_landmark_worked_out_by_hand() -> None:

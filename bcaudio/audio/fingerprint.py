@@ -16,6 +16,7 @@ import numpy as np
 
 from bcaudio.audio.io import resample
 
+NAME = "landmarks-1"  # change it whenever a fingerprint changes: stored ones are told apart by it
 RATE = 8_000
 _FFT, _HOP = 1024, 64  # 128 ms windows every 8 ms: a shift by half a hop changes little
 _PEAK_FRAMES, _PEAK_BINS = 16, 12  # a peak is the greatest of so many frames and bins to either side
@@ -134,6 +135,9 @@ class Contents:
         self._marks: list[np.ndarray] = []
         self._sorted: tuple[np.ndarray, np.ndarray] | None = None
 
+    def __len__(self) -> int:
+        return len(self._names)
+
     def add(self, name: str, marks: np.ndarray) -> None:
         """Add one; an empty fingerprint is never found."""
         self._names.append(name)
@@ -142,18 +146,22 @@ class Contents:
 
     def best(self, marks: np.ndarray) -> tuple[str, float] | None:
         """The entry that lies in `marks` with the largest share of its landmarks, and that share; None where none may."""
+        return next(iter(self.found(marks)), None)
+
+    def found(self, marks: np.ndarray) -> list[tuple[str, float]]:
+        """The entries that may lie in `marks`, at most `_CANDIDATES`, and the shares of their landmarks; the largest first."""
         known, owners = self._sorted if self._sorted is not None else self._sort()
         wanted = hashes(marks)
         low, high = (np.searchsorted(known, wanted, side) for side in ("left", "right"))
         counts = np.minimum(high - low, _OWNERS)
         if not counts.any():
-            return None
+            return []
         places = np.repeat(low - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
         numbers, votes = np.unique(owners[places], return_counts=True)
         chosen = numbers[np.argsort(-votes, kind="stable")[:_CANDIDATES]]
         self.num_compared += len(chosen)
-        found, number = max((share(marks, self._marks[i], whole=False), -int(i)) for i in chosen)
-        return self._names[-number], found
+        shares = [(self._names[i], share(marks, self._marks[i], whole=False)) for i in sorted(chosen.tolist())]
+        return sorted(shares, key=lambda entry: -entry[1])
 
     def _sort(self) -> tuple[np.ndarray, np.ndarray]:
         each = [hashes(marks) for marks in self._marks]
