@@ -7,6 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,15 +152,16 @@ def write_tensor_file(path: Path, tensors: Mapping[str, StoredTensor], advance: 
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
-    with open(path, "wb") as file:
+    with open(path, "wb") as file, ThreadPoolExecutor(1) as hashing:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in sorted(tensors):
             tensor = tensors[name]
             digest.update(json.dumps([name, DTYPES[tensor.dtype][0], list(tensor.shape)]).encode())
             file.seek(8 + len(text) + starts[name])
             for chunk in tensor.chunks():
+                hashed = hashing.submit(digest.update, chunk)
                 file.write(chunk)
-                digest.update(chunk)
+                hashed.result()  # the chunk is overwritten next
                 if advance:
                     advance(len(chunk))
         file.flush()
