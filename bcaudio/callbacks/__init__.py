@@ -1,5 +1,6 @@
 """Lightning callbacks: what is measured and watched while a stage trains."""
 
+from bcaudio.callbacks.benchmarks import BenchmarkCallback
 from bcaudio.callbacks.bleu import BleuCallback
 from bcaudio.callbacks.codebook_health import CodebookHealth
 from bcaudio.callbacks.error_rate import ErrorRateCallback
@@ -13,6 +14,7 @@ from bcaudio.callbacks.throughput import Throughput
 from bcaudio.callbacks.watchdog import Watchdog
 
 __all__ = [
+    "BenchmarkCallback",
     "BleuCallback",
     "CodebookHealth",
     "DivergedRankError",

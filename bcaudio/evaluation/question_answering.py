@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from bcaudio.data.schema import Sample
 from bcaudio.evaluation.benchmark import Absent, Corpus, Examples, Item, Output, Scoring, corpus_of
+from bcaudio.evaluation.calibration import Calibration, calibrate, corrected_accuracy, read_calibration
 from bcaudio.evaluation.judge import ExactMatch, Judge, Question, Verdict
 from bcaudio.evaluation.recognizers import Auditor, Recognizer
 from bcaudio.metrics.accuracy import Accuracy
@@ -15,6 +17,7 @@ from bcaudio.metrics.counting import CountingMetric
 
 Mode = Literal["text", "speech_to_text", "speech_to_speech"]
 SPEECH_RATE = 24000
+THRESHOLD = 0.5  # a score from which on an answer counts as right, where it is compared with people's marks
 NUM_REASONS = 5  # shown of the verdicts that failed
 
 
@@ -38,10 +41,13 @@ class Judging:
 
     Args:
         judge: the benchmark's own; None takes exact match under the scoring's normaliser.
+        calibration: file of answers that people have marked (bcaudio.evaluation.calibration); the judge is asked for them too.
     """
 
-    def __init__(self, judge: Judge | None) -> None:
+    def __init__(self, judge: Judge | None, calibration: str | None = None) -> None:
         self.judge, self._known = judge, {}
+        self._marked = None if calibration is None else read_calibration(calibration)
+        self._calibrations: dict[str, Calibration] = {}
 
     def of(self, scoring: Scoring) -> Judge:
         """The judge that is asked: the scoring's, else the benchmark's own, else exact match."""
@@ -54,6 +60,25 @@ class Judging:
         new = list(dict.fromkeys(question for question in questions if question not in known))
         known |= zip(new, judge.judge(new) if new else (), strict=True)
         return [known[question] for question in questions]
+
+    def corrected(self, scores: Sequence[float], scoring: Scoring) -> dict[str, Any]:
+        """What people would find, from the judge's scores; nothing without a calibration set."""
+        if self._marked is None:
+            return {}
+        judge = self.of(scoring)
+        key = json.dumps(judge.stamp, sort_keys=True, default=str)
+        if key not in self._calibrations:
+            self._calibrations[key] = calibrate(judge, self._marked, THRESHOLD)
+        calibration = self._calibrations[key]
+        found: dict[str, Any] = {"calibration": calibration.report()}
+        try:
+            value, low, high = corrected_accuracy(sum(score >= THRESHOLD for score in scores), len(scores), calibration)
+        except ValueError as error:
+            return {**found, "note": str(error)}
+        marked = calibration.num_right + calibration.num_wrong
+        kappa = "-" if calibration.kappa is None else f"{calibration.kappa:.2f}"
+        note = f"corrected for the judge's errors: {value:.4g} [{low:.4g}, {high:.4g}] (kappa {kappa} on {marked} marked answers)"
+        return {**found, "corrected": {"value": value, "ci": [low, high]}, "note": note}
 
 
 def _question(out: Output, hypothesis: str) -> Question:
@@ -107,7 +132,9 @@ def judged(
             f"total_{group}": len(scores),
         }
     heard_by = {"recognizer": pairs[0][0]["recognizer"]} if hypothesis == "hypothesis" and "recognizer" in pairs[0][0] else {}
-    metric.details |= {"judge": stamp, **heard_by, **failed}
+    corrected = judging.corrected([score for _, score in pairs], scoring)
+    notes = [part["note"] for part in (failed, corrected) if "note" in part]
+    metric.details |= {"judge": stamp, **heard_by, **failed, **corrected, **({"note": "; ".join(notes)} if notes else {})}
     return metric
 
 
@@ -203,9 +230,11 @@ class QuestionAnswering(Asked):
         judge: who says what is right; None: equal to one of the references under the normaliser.
         recognizer: who hears spoken answers; None: the system's auditor.
         name: the key before the mode.
+        calibration: answers that people have marked, in the form of bcaudio.evaluation.calibration: how far the judge agrees with
+            them, and the accuracy that people would find, stand beside the judge's.
 
     Raises:
-        ValueError: an unknown mode; both or none of shards and data.
+        ValueError: an unknown mode; both or none of shards and data; a calibration set that cannot be read.
     """
 
     def __init__(
@@ -222,10 +251,11 @@ class QuestionAnswering(Asked):
         judge: Judge | None = None,
         recognizer: Recognizer | None = None,
         name: str = "aqa",
+        calibration: str | None = None,
     ) -> None:
         source = corpus_of(shards, data, limit, language=language, corpus=corpus, split=split)
         super().__init__(source, modes, batch_size, audio_llm, recognizer)
-        self.judging, self.name = Judging(judge), name
+        self.judging, self.name = Judging(judge, calibration), name
 
     def items(self) -> list[Item]:
         """The items; one without a right answer says so in its `problem`."""

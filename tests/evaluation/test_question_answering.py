@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -175,3 +176,34 @@ def test_a_question_is_judged_once_however_often_it_is_scored(sample: Make, fake
     assert [one.id for one in judge.asked] == ["a", "b"]
     changed = [{**outputs[0], "hypothesis": "hm"}, outputs[1]]
     assert result(benchmark.score(changed)["aqa.text.accuracy"])["num_failed"] == 1
+
+
+def test_accuracy_is_corrected_by_answers_that_people_have_marked(
+    sample: Make, fake_system: Any, examples: Examples, tmp_path: Path
+) -> None:
+    marked = [(said, human) for said, human in zip("YYYNYNNN", [True] * 4 + [False] * 4, strict=True)]  # 3 of 4 right both ways
+    lines = [
+        {"id": f"m{i}", "question": "q", "references": ["r"], "hypothesis": h, "human": y} for i, (h, y) in enumerate(marked)
+    ]
+    (tmp_path / "marked.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    items = [Item(sample(key, "q", roles=("user",), answer="r")) for key in "abcd"]
+    judge, system = Oracle({"Y": 1.0, "N": 0.0}), fake_system(texts={"a": "Y", "b": "Y", "c": "N", "d": "?"})
+    made = QuestionAnswering(modes=["text"], data=Listed(*items), judge=judge, calibration=str(tmp_path / "marked.jsonl"))
+    entry = run(made, system, examples)["aqa.text.accuracy"]
+    assert entry["value"] == pytest.approx(2 / 3)
+    assert {key: entry["calibration"][key] for key in ("kappa", "sensitivity", "specificity", "true_positives")} == {
+        "kappa": 0.5, "sensitivity": 0.75, "specificity": 0.75, "true_positives": 3,
+    }  # fmt: skip
+    assert entry["corrected"]["value"] == pytest.approx((2 / 3 + 0.75 - 1) / 0.5)
+    low, high = entry["corrected"]["ci"]
+    assert 0 <= low < entry["corrected"]["value"] <= high <= 1
+    assert entry["note"].startswith("1 of 4 had no verdict; corrected for the judge's errors: 0.8333 [")
+    system.texts = {"a": "Y", "b": "Y", "c": "N", "d": "N"}
+    run(made, system, examples)
+    assert sum(question.id.startswith("m") for question in judge.asked) == 8  # the marked answers were judged once
+
+    (tmp_path / "marked.jsonl").write_text("".join(json.dumps(line | {"human": True}) + "\n" for line in lines))
+    made = QuestionAnswering(modes=["text"], data=Listed(*items), judge=judge, calibration=str(tmp_path / "marked.jsonl"))
+    entry = run(made, system, examples)["aqa.text.accuracy"]
+    assert "corrected" not in entry
+    assert "it needs both kinds" in entry["note"]
