@@ -9,11 +9,12 @@ from typing import Any
 
 from bcaudio.data.index import ShardIndex
 from bcaudio.evaluation.report_data import format_value
+from bcaudio.evaluation.report_page import card, page
 from bcaudio.evaluation.report_results import absent, facts
 from bcaudio.recipe.record import read_json, write_atomic
 from data_prep.report_flow import LISTED, OPEN, WRITE, Dropped, Flow, Row, Ticker, read_flow
 from data_prep.report_kept import Kept, read_kept
-from data_prep.report_page import card, histogram, hours, hours_table, page, segment_chips, short, time_cell
+from data_prep.report_page import STYLE, histogram, hours, hours_table, segment_chips, short, time_cell
 from data_prep.report_sounds import MAX_CLIP_S, Found, find_dropped, found, players
 
 PER_REASON, PER_TASK = 5, 3
@@ -70,7 +71,8 @@ def render(out: Path, seed: int = 0) -> str:
             _inspector(kept, ticker),
         ),
     ]
-    return page(out.resolve().name, _subtitle(record, flow), _cards(flow), sections)
+    source = "Its numbers are summed from the done-records and the shards of this folder; every dropped clip is in drops.jsonl."
+    return page(out.resolve().name, "data report", _subtitle(record, flow), [_cards(flow)], sections, STYLE, source)
 
 
 def _subtitle(record: Mapping[str, Any], flow: Flow) -> str:

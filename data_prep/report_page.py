@@ -5,8 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib import resources
-from string import Template
 
 import numpy as np
 
@@ -20,29 +18,6 @@ from data_prep.report_kept import bins
 TOP = 20  # rows of a table of hours; the rest is one row
 MAX_TEXT = 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 8, 24
-
-PAGE = Template("""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; media-src data:; style-src 'unsafe-inline'">
-<link rel="icon" href="data:,">
-<title>$title</title>
-<style>
-$style
-</style>
-</head>
-<body>
-<header><p class="muted">data report</p><h1>$title</h1><p class="muted">$subtitle</p>
-<div class="cards">$cards</div><nav>$navigation</nav></header>
-<main>$sections</main>
-<footer class="muted">One self-contained file: no script, no request to any server. Its numbers are summed
-from the done-records and the shards of this folder; every dropped clip is in drops.jsonl.</footer>
-</body>
-</html>
-""")
 
 STYLE = """
 .bar { fill: var(--accent); }
@@ -71,28 +46,6 @@ STYLE = """
 @media (max-width: 640px) { .clips.broad { grid-template-columns: 1fr; }
   .clip dl.facts { grid-template-columns: max-content 1fr; } }
 """
-
-
-def page(title: str, subtitle: str, cards: str, sections: Sequence[tuple[str, str, str, str]]) -> str:
-    """The whole file; a section is (anchor, heading, what the reader sees, HTML). Its look is the evaluation report's."""
-    style = (resources.files("bcaudio.evaluation") / "templates" / "report.css").read_text(encoding="utf-8")
-    return PAGE.substitute(
-        title=escape(title),
-        subtitle=escape(subtitle),
-        style=style + STYLE,
-        cards=cards,
-        navigation="".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, _, _ in sections),
-        sections="\n".join(
-            f'<section id="{anchor}"><h2>{heading}</h2><p class="lead">{lead}</p>{body}</section>'
-            for anchor, heading, lead, body in sections
-        ),
-    )
-
-
-def card(value: str, label: str, good: bool | None = None) -> str:
-    """One number at a glance."""
-    kind = {True: " good", False: " bad", None: ""}[good]
-    return f'<div class="card{kind}"><b>{escape(value)}</b><span>{escape(label)}</span></div>'
 
 
 def hours(seconds: float) -> str:

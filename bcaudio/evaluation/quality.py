@@ -13,7 +13,11 @@ from bcaudio.inference.item import NotRunError
 
 RATE = 16_000
 WINDOW = round(9.01 * RATE)  # what the network of DNSMOS was trained on
-OVERALL = (-0.06766283, 1.11546468, 0.04602535)  # published with DNSMOS: raw output -> opinion score, highest power first
+FITS = {  # published with DNSMOS: raw outputs -> opinion scores, highest power first
+    "signal": (-0.08397278, 1.22083953, 0.0052439),
+    "background": (-0.13166888, 1.60915514, -0.39604546),
+    "overall": (-0.06766283, 1.11546468, 0.04602535),
+}
 
 
 class DNSMOS:
@@ -35,17 +39,23 @@ class DNSMOS:
             found = None
         if found is None or found.origin is None:
             raise NotRunError("DNSMOS needs speechmos and onnxruntime; pip install bcaudio[mos]")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1  # who wants more takes more processes
         model = Path(found.origin).parent / "dnsmos_models" / "sig_bak_ovr.onnx"
-        self._session: Any = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+        self._session: Any = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
     def score(self, waveform: np.ndarray, sample_rate: int) -> float:
-        """float32 [N] -> predicted opinion score; ValueError for a sound that is empty or not finite."""
+        """float32 [N] -> predicted overall quality; ValueError for a sound that is empty or not finite."""
+        return self.scores(waveform, sample_rate)["overall"]
+
+    def scores(self, waveform: np.ndarray, sample_rate: int) -> dict[str, float]:
+        """float32 [N] -> predicted quality of `signal`, `background` and `overall`; ValueError as `score`."""
         clip = np.clip(_checked("DNSMOS", waveform, sample_rate), -1, 1)
         if len(clip) < WINDOW:
             clip = np.tile(clip, -(-WINDOW // len(clip)))
         starts = range(0, len(clip) - WINDOW + 1, RATE)
-        raw = [float(self._session.run(None, {"input_1": clip[None, at : at + WINDOW]})[0][0][2]) for at in starts]
-        return float(np.mean(np.polyval(OVERALL, raw)))
+        raw = np.array([self._session.run(None, {"input_1": clip[None, at : at + WINDOW]})[0][0] for at in starts], np.float64)
+        return {name: float(np.polyval(fit, raw[:, i]).mean()) for i, (name, fit) in enumerate(FITS.items())}
 
 
 class SpeakerSimilarity:

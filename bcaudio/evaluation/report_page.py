@@ -12,14 +12,17 @@ from bcaudio.evaluation.report_data import ResultRow
 Section = tuple[str, str, str, str]  # anchor, heading, what the reader sees (HTML), body (HTML)
 
 
-def page(title: str, kind: str, subtitle: str, cards: Sequence[str], sections: Sequence[Section]) -> str:
-    """The whole file; title, kind and subtitle are escaped here."""
+def page(
+    title: str, kind: str, subtitle: str, cards: Sequence[str], sections: Sequence[Section], style: str = "", source: str = ""
+) -> str:
+    """The whole file; title, kind, subtitle and `source` (where its numbers come from) are escaped here, `style` is more CSS."""
     folder = resources.files("bcaudio.evaluation") / "templates"
     return Template((folder / "report.html").read_text(encoding="utf-8")).substitute(
         title=escape(title),
         kind=escape(kind),
         subtitle=escape(subtitle),
-        style=(folder / "report.css").read_text(encoding="utf-8"),
+        style=(folder / "report.css").read_text(encoding="utf-8") + style,
+        source=escape(source),
         cards="".join(cards),
         navigation="".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, _, _ in sections),
         sections="\n".join(

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from bcaudio.audio.io import resample
+from bcaudio.evaluation.quality import DNSMOS
+from bcaudio.inference.item import NotRunError
 from data_prep.utterance import Clip, Drops, MissingExtra
-
-RATE = 16_000
-_WINDOW = round(9.01 * RATE)  # what the network was trained on
-_FITS = {  # published with DNSMOS: raw outputs -> opinion scores, highest power first
-    "signal": (-0.08397278, 1.22083953, 0.0052439),
-    "background": (-0.13166888, 1.60915514, -0.39604546),
-    "overall": (-0.06766283, 1.11546468, 0.04602535),
-}
 
 
 class MosPredictor(Protocol):
@@ -31,39 +22,21 @@ class MosPredictor(Protocol):
 
 
 class DnsMos:
-    """DNSMOS P.835 (Reddy et al. 2022), the networks that the package speechmos carries, by onnxruntime. Needs
-    `pip install bcaudio[mos]`.
-    """
+    """DNSMOS P.835 (`bcaudio.evaluation.quality.DNSMOS`), loaded where it is first needed. Needs `pip install bcaudio[mos]`."""
 
     def __init__(self) -> None:
-        self._session: Any = None
+        self._network: DNSMOS | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_network": None}  # another process loads its own
 
     def score(self, waveform: np.ndarray, sample_rate: int) -> dict[str, float]:
-        if self._session is None:
-            self._session = _load()
-        clip = np.clip(resample(waveform, sample_rate, RATE), -1, 1)
-        clip = np.tile(clip, -(-_WINDOW // len(clip))) if len(clip) < _WINDOW else clip
-        starts = range(0, len(clip) - _WINDOW + 1, RATE)
-        raw = np.mean([self._score(clip[start : start + _WINDOW]) for start in starts], axis=0)
-        return {name: round(float(value), 3) for name, value in zip(_FITS, raw, strict=True)}
-
-    def _score(self, window: np.ndarray) -> list[float]:
-        raw = self._session.run(None, {"input_1": window[None].astype(np.float32)})[0][0]
-        return [float(np.polyval(fit, value)) for fit, value in zip(_FITS.values(), raw, strict=True)]
-
-
-def _load() -> Any:
-    found = importlib.util.find_spec("speechmos")  # found, not imported: importing it would need librosa
-    try:
-        import onnxruntime
-    except ImportError:
-        found = None
-    if found is None or found.origin is None:
-        raise MissingExtra("DnsMos: speechmos or onnxruntime is not installed; pip install bcaudio[mos]")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # the workers are the parallelism
-    model = Path(found.origin).parent / "dnsmos_models" / "sig_bak_ovr.onnx"
-    return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        if self._network is None:
+            try:
+                self._network = DNSMOS()
+            except NotRunError as error:
+                raise MissingExtra(f"DnsMos: {error}") from error
+        return {name: round(value, 3) for name, value in self._network.scores(waveform, sample_rate).items()}
 
 
 class CheckMos:

@@ -51,20 +51,17 @@ def test_what_is_no_sound_is_refused(dnsmos: DNSMOS, sound: np.ndarray) -> None:
         dnsmos.score(sound, RATE)
 
 
-def test_dnsmos_equals_that_of_the_data_preparation_and_hears_noise() -> None:
+def test_dnsmos_hears_noise() -> None:
     pytest.importorskip("onnxruntime")
     if importlib.util.find_spec("speechmos") is None:
         pytest.skip("speechmos is not installed")
-    from data_prep.steps.mos import DnsMos
-
     rng, scorer = np.random.default_rng(0), DNSMOS()
     time = np.arange(12 * 24_000) / 24_000
     tone = (0.2 * np.sin(2 * np.pi * 180 * time) * (np.sin(2 * np.pi * 3 * time) > 0)).astype(np.float32)
     noise = rng.normal(0, 0.2, len(tone)).astype(np.float32)
     scores = [scorer.score(sound, 24_000) for sound in (tone, noise)]
-    expected = [DnsMos().score(sound, 24_000)["overall"] for sound in (tone, noise)]
-    assert scores == pytest.approx(expected, abs=6e-4)
     assert 1 <= min(scores) < max(scores) <= 5
+    assert scorer.scores(noise, 24_000)["background"] < scorer.scores(tone, 24_000)["background"] - 0.3
 
 
 def test_similarity_is_the_cosine_of_two_voices_at_16_khz() -> None:
