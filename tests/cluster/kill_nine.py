@@ -36,7 +36,8 @@ def write_recipe(run: Path, base: Path, steps: int) -> Path:
     overrides = [
         *(f"takes.{name}={run / folder}" for name, folder in takes.items()),
         f"max_steps={steps}", f"trainer.val_check_interval={steps // 4}", "checkpoint_every=50", f"out={base}",
-        "data.batch_size=null", "data.window=1", "+data.rows=8", "+data.accumulate=1", f"+data.lengths={base / 'lengths'}",
+        "data.batch_size=null", "data.window=1", "+data.rows=6", "data.collate.row_tokens=256", "+data.accumulate=1",
+        f"+data.lengths={base / 'lengths'}",
         "+trainer.strategy=ddp", "+trainer.log_every_n_steps=1",
     ]  # fmt: skip
     recipe = load_recipe(RECIPES / "micro" / "stage2.yaml", overrides)
