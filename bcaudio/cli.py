@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     With BCAUDIO_TRACEBACK=1 in the environment errors come with their traceback.
     """
     args = _parse(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported: cores may be shared, so who waits sleeps
     return exit_code(lambda: args.function(args))
 
 
