@@ -134,9 +134,9 @@ def _has_value(metric: CountingMetric | Absent) -> bool:
 def _leaked(metric: CountingMetric, seen: frozenset[str]) -> dict[str, Any]:
     ids = [id for id in metric.ids if id.partition(" ")[0] in seen]
     value, (low, high) = with_and_without(metric, ids)
-    if not math.isfinite(value):
-        return {"num": len(ids), "ids": ids, "without": {"value": None, "ci": None}}
-    return {"num": len(ids), "ids": ids, "without": {"value": value, "ci": [low, high]}}
+    known = math.isfinite(value)
+    without = {"value": value if known else None, "ci": [low, high] if known else None}
+    return {"num": len({id.partition(" ")[0] for id in ids}), "ids": ids, "without": without}
 
 
 def _interval(metric: CountingMetric) -> list[float] | None:
