@@ -35,7 +35,7 @@ WAIT = timedelta(days=1)  # for the slowest rank; a rank that has ended is notic
 
 
 def evaluate(path: str | Path, overrides: Sequence[str] = (), model: str | None = None) -> int:
-    """Run the benchmarks of a recipe; 0 when every bar holds, 1 when one does not.
+    """Run the benchmarks of a recipe; 0 when every bar holds, 1 when one does not or no benchmark was run.
 
     Recipe: `system` (a `_target_`), `benchmarks` (name -> `_target_`), `bars` (result key -> `"<= 0.05"`), `normalizer`, `judge`,
     `contamination` (`training`: globs of shards, or "run"), `published` (result key -> other people's figures), `results` (a
@@ -80,7 +80,7 @@ def evaluate(path: str | Path, overrides: Sequence[str] = (), model: str | None 
         metrics = {key: entry["value"] for key, entry in report.results.items()}
         record.add(metrics=metrics, gate=content["bars"], not_run=report.not_run)
     print_report(content)
-    return 0 if all(bar["holds"] for bar in content["bars"].values()) else 1
+    return 0 if report.results and all(bar["holds"] for bar in content["bars"].values()) else 1
 
 
 def _run(recipe: Mapping[str, Any], benchmarks: Mapping[str, Benchmark], report: Report, record: StageRecord, stamp: Any) -> None:

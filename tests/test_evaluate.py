@@ -143,3 +143,8 @@ def test_two_benchmarks_with_one_result_and_a_bad_bar_are_refused(
         evaluate(str(path))
     with pytest.raises(ValueError, match=r"bars\.asr\.en\.wer"):
         evaluate(recipe(bars={"asr.en.wer": "good"}))
+
+
+def test_a_suite_of_which_nothing_could_be_run_has_not_succeeded(recipe: Callable[..., str], system: Answers) -> None:
+    benchmarks = {"human": {"_target_": "bcaudio.evaluation.human.HumanDigits", "shards": "nowhere/*.tar"}}
+    assert evaluate(recipe(benchmarks=benchmarks, bars={}), []) == 1
