@@ -42,13 +42,13 @@ def changed(pipeline: Pipeline, stage: str, base: str) -> set[str]:
 
 
 def test_every_variant_has_three_seeds_an_evaluation_and_a_column_in_the_table(pipeline: Pipeline) -> None:
-    variants = {"base", "one_stage", "intlv_audio", "no_replay", "no_itts"}
+    variants = {"base", "one_stage", "intlv_audio", "no_replay", "one_stage_no_replay", "no_itts"}
     assert pipeline.stages["table"].takes == {f"{v}_{s}": f"evaluate_{v}_{s}" for v in variants for s in SEEDS}
     for variant in variants:
         for seed in SEEDS:
             assert pipeline.stages[f"evaluate_{variant}_{seed}"].takes == {"audio_llm": f"stage2_{variant}_{seed}"}
             assert pipeline.stages[f"stage2_{variant}_{seed}"].recipe["seed"] == seed
-    assert len(pipeline.stages) == 9 + 15 + 15 + 1  # stage 1 of base, intlv_audio, no_itts; stage 2; evaluation; table
+    assert len(pipeline.stages) == 9 + 18 + 18 + 1  # stage 1 of base, intlv_audio, no_itts; stage 2; evaluation; table
 
 
 def test_seeds_of_a_variant_differ_in_the_seed_alone(pipeline: Pipeline) -> None:
@@ -99,6 +99,8 @@ def test_one_stage_trains_what_stage_2_trains_for_the_steps_of_both_from_what_st
     of_length = {"max_steps", "data.max_steps", "optimizer.max_steps", "trainer.val_check_interval"}
     of_start = {"init_from.0.folder", "init_from.0.target_prefix", "init_from.0.allow_missing.0", "init_from.0.allow_missing.1"}
     assert changed(pipeline, "stage2_one_stage_0", "stage2_base_0") == of_length | of_start | {"module.audio_embedding_from"}
+    assert changed(pipeline, "stage2_one_stage_no_replay_0", "stage2_one_stage_0") == set()
+    assert tasks(pipeline, "stage2_one_stage_no_replay_0") == tasks(pipeline, "stage2_no_replay_0")
 
 
 def test_the_smoke_recipe_is_the_same_graph_with_fewer_seeds() -> None:
