@@ -1,15 +1,12 @@
 """Training: the first batch far into a run, waiting for data, the step itself, export, how full rows are."""
 
-import hashlib
-import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -18,95 +15,22 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.profilers import SimpleProfiler
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from bcaudio.data.batch import PackedBatch, SequenceCollate
+from bcaudio.data.batch import PackedBatch
 from bcaudio.data.datamodule import DataModule, Source
-from bcaudio.data.index_file import Written, entry_of, index_path, pack_index
-from bcaudio.data.lengths import table_files
 from bcaudio.data.plan import PackPlan
-from bcaudio.data.schema import Sample, Span
 from bcaudio.data.sequence import IGNORE
 from bcaudio.data.shards import write_shards
 from bcaudio.recipe.build import build
 from bcaudio.recipe.load import load_recipe
 from bcaudio.strategies.export import export_checkpoint
-from bcaudio.text.tokenizer import train_tokenizer
 from bcaudio.training.freezing import freeze_all_but
 from benchmarks.measure import ROOT, Row, WrongResultError, alternate, check_close
+from benchmarks.train_work import LargeIndex, log_normal, make_tokenizer, micro_samples, zero_checkpoint
 
-WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "plus", "minus", "is")
-JSON_BYTES = 40_000  # per sample of the large index
 LIMIT_S = 3.0
-
-
-def _make_tokenizer(folder: Path) -> str:
-    train_tokenizer([" ".join(WORDS)] * 5, vocab_size=400).save(str(folder / "tokenizer.json"))
-    return str(folder / "tokenizer.json")
-
-
-def _log_normal(rng: np.random.Generator, count: int, limit: int, mean: float = 300, sigma: float = 0.8) -> np.ndarray:
-    """Lengths as of real clips with their texts."""
-    return rng.lognormal(np.log(mean) - sigma**2 / 2, sigma, count).clip(12, limit).astype(np.int32)
-
-
-def _text_sample(key: str, num_tokens: int) -> Sample:
-    """A sample of so many tokens under the task text_story: words of one token, and the end."""
-    text = " ".join(["one"] * (num_tokens - 1))
-    return Sample(key, "crawl", "train", "en", "s", "one", (Span(text, 0.0, 0.0, "narrator"),))
-
-
-class _LargeIndex:
-    """Shards whose indices and lengths are whole, while their tars are holes but for the samples that are asked for."""
-
-    def __init__(self, folder: Path, num_shards: int, samples_per_shard: int, row_tokens: int) -> None:
-        self.folder, self.per_shard = folder, samples_per_shard
-        self.collate = SequenceCollate(_make_tokenizer(folder), row_tokens=row_tokens)
-        self.lengths = _log_normal(np.random.default_rng(0), samples_per_shard, row_tokens)
-        written = [
-            Written(entry_of(_text_sample(self.key(0, i), 12)), "crawl", {"json": (512 + JSON_BYTES * i, JSON_BYTES)}, i)
-            for i in range(samples_per_shard)
-        ]
-        num_bytes = (JSON_BYTES + 512) * samples_per_shard
-        first = pack_index(self._tar(0).name, f"{0:064d}", num_bytes, {"format": "bench"}, written)
-        checksums = [f"{shard:064d}" for shard in range(num_shards)]
-        tables = table_files(checksums, "text_story", self.collate.builder, folder / "lengths")
-        (folder / "lengths").mkdir()
-        for shard, (checksum, table) in enumerate(zip(checksums, tables, strict=True)):
-            rest = first[48:].replace(self.key(0, 0)[:21].encode(), self.key(shard, 0)[:21].encode())
-            rest = rest.replace(self._tar(0).name.encode(), self._tar(shard).name.encode()).replace(b"0" * 64, checksum.encode())
-            self._tar(shard).touch()
-            os.truncate(self._tar(shard), num_bytes)
-            Path(index_path(self._tar(shard))).write_bytes(first[:16] + hashlib.sha256(rest).digest() + rest)
-            rolled = np.roll(self.lengths, shard)
-            np.save(table, np.stack([rolled, rolled, np.zeros_like(rolled)]))
-
-    def key(self, shard: int, i: int) -> str:
-        return f"crawl-train-en-{shard:06d}-{i:06d}"
-
-    def _tar(self, shard: int) -> Path:
-        return self.folder / f"crawl-train-{shard:06d}.tar"
-
-    def data(self, step: int, rows: int, ranks: int) -> DataModule:
-        """The data module of rank 0 as it stands when a run goes on at `step`."""
-        source = Source(f"{self.folder}/*.tar", "text_story")
-        made = DataModule([source], self.collate, max_steps=step + 1, rows=rows, lengths=str(self.folder / "lengths"))
-        made.trainer, made.first_step = SimpleNamespace(global_rank=0, world_size=ranks), step
-        return made
-
-    def fill(self, step: int, rows: int, ranks: int) -> list[str]:
-        """Write the samples that rank 0 reads at a step. Returns their keys."""
-        keys = []
-        for row in self.data(step, rows, ranks).plan.share(step, 0, ranks, 1)[0]:
-            for sample, num_tokens in zip(row.samples.tolist(), row.tokens.tolist(), strict=True):
-                shard, i = divmod(sample, self.per_shard)
-                keys.append(self.key(shard, i))
-                with open(self._tar(shard), "r+b") as stream:
-                    stream.seek(512 + JSON_BYTES * i)
-                    stream.write(_text_sample(keys[-1], num_tokens).to_json().encode().ljust(JSON_BYTES))
-        return keys
 
 
 def first_batch(
@@ -120,7 +44,7 @@ def first_batch(
     """From the shards' paths to the first batch of a rank, at step 0 and at a late step of an index of 10,000,000 samples."""
     row_tokens, total = 8192, num_shards * samples_per_shard
     with tempfile.TemporaryDirectory(prefix="bcaudio-") as name:
-        index = _LargeIndex(Path(name), num_shards, samples_per_shard, row_tokens)
+        index = LargeIndex(Path(name), num_shards, samples_per_shard, row_tokens)
         expected = {step: index.fill(step, rows, ranks) for step in (0, late)}
 
         def first(step: int) -> PackedBatch:
@@ -140,20 +64,6 @@ def first_batch(
         Row("first_batch.growth", late_s, early_s, "s", late_s / early_s, "<=", 1.5, f"step {late}; peer: step 0; {what}"),
         Row("first_batch.seconds", late_s, LIMIT_S, "s", late_s, "<=", LIMIT_S, f"step {late}; peer: the limit; {what}"),
     ]
-
-
-def _micro_samples(kind: str, count: int, spans: tuple[int, int], words: tuple[int, int]) -> Iterator[tuple[Sample, None]]:
-    """Samples with codes, of the sizes of the micro corpora: 12.5 frames a second, about 3.5 frames a word."""
-    rng = np.random.default_rng(len(kind))
-    for i in range(count):
-        texts = [" ".join(rng.choice(WORDS, rng.integers(*words))) for _ in range(rng.integers(*spans))]
-        frames = tuple(round(3.5 * len(text.split())) + 4 for text in texts)
-        ends = np.cumsum([n / 12.5 for n in frames]).tolist()
-        parts = tuple(Span(t, end - n / 12.5, end, "user") for t, end, n in zip(texts, ends, frames, strict=True))
-        codes = rng.integers(0, 64, (sum(frames), 8)).astype(np.int16)
-        text = " ".join(texts)
-        yield Sample(f"{kind}-train-en-{i:06d}", kind, "train", "en", "m1", text, parts, translation=text, target_language="zh",
-                     answer=texts[0], duration_s=ends[-1], span_num_codes=frames, codes=codes), None  # fmt: skip
 
 
 class _Times(SimpleProfiler):
@@ -201,9 +111,9 @@ def data_time(steps: int = 60, count: int = 600) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory(prefix="bcaudio-") as name:
         folder = Path(name)
-        tokenizer = _make_tokenizer(folder)
+        tokenizer = make_tokenizer(folder)
         for kind, spans, words in (("numbers", (1, 2), (2, 9)), ("narration", (1, 2), (4, 12)), ("stories", (3, 5), (4, 8))):
-            write_shards(_micro_samples(kind, count, spans, words), folder, f"{kind}-train", 200, {})
+            write_shards(micro_samples(kind, count, spans, words), folder, f"{kind}-train", 200, {})
         for kind, way in (("counted", {"batch_size": 32, "window": 8}), ("packed", {"rows": 8})):
             waited, step_s, tokens = _waiting(folder, tokenizer, steps, way)
             what = (
@@ -285,9 +195,9 @@ def step(steps: int = 24, rows: int = 24, count: int = 600, repeats: int = 5) ->
     """A step of micro stage 2 with all its callbacks, against forward, backward and optimizer of the bare model."""
     with tempfile.TemporaryDirectory(prefix="bcaudio-") as name:
         folder = Path(name)
-        tokenizer = _make_tokenizer(folder)
+        tokenizer = make_tokenizer(folder)
         for kind, spans, words in (("numbers", (1, 2), (2, 9)), ("narration", (1, 2), (4, 12)), ("stories", (3, 5), (4, 8))):
-            write_shards(_micro_samples(kind, count, spans, words), folder, f"{kind}-train", 200, {})
+            write_shards(micro_samples(kind, count, spans, words), folder, f"{kind}-train", 200, {})
         tasks = (("numbers", "asr"), ("numbers", "s2tt"), ("narration", "tts"), ("stories", "intlv"), ("stories", "itts"))
         sources = [Source(f"{folder}/{kind}-train-*.tar", task) for kind, task in tasks]
         data = DataModule(sources, _stage2(folder, tokenizer, steps)[2], max_steps=steps, rows=rows)
@@ -307,38 +217,11 @@ def step(steps: int = 24, rows: int = 24, count: int = 600, repeats: int = 5) ->
     return [Row("step.time", ours_s, bare_s, "s", ours_s / bare_s, "<=", 1.05, what)]
 
 
-def _zero_checkpoint(stage: Path, hidden: int, layers: int) -> tuple[Path, dict[str, Tensor]]:
-    """A checkpoint of two ranks under ZeRO as the strategy writes it, of a text LLM; and its weights."""
-    config = {"model_type": "qwen2", "vocab_size": 16384, "hidden_size": hidden, "intermediate_size": 8 * hidden // 3,
-              "num_hidden_layers": layers, "num_attention_heads": hidden // 128, "num_key_value_heads": hidden // 128,
-              "tie_word_embeddings": False}  # fmt: skip
-    llm = {"_target_": "bcaudio.models.text_llm.causal_lm", "config": config}
-    model = {"_target_": "bcaudio.models.audio_llm.AudioLLM", "llm": llm, "codebook_sizes": [], "audio_pad_id": 6}
-    recipe = {"name": "bench", "fingerprint": {}, "model": model}
-    checkpoint = stage / "checkpoints" / "step=1.ckpt"
-    checkpoint.mkdir(parents=True)
-    (stage / "recipe.yaml").write_text(json.dumps(recipe))
-    with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in build(model, "model").state_dict().items()}
-    weights = {name: torch.randn(shape) for name, shape in shapes.items()}
-    for rank in range(2):
-        pieces = {}
-        for name, tensor in weights.items():
-            half = tensor.numel() // 2
-            start = rank * half
-            part = tensor.flatten()[start:] if rank else tensor.flatten()[:half]
-            pieces |= {f"{kind}:{start}:model.{name}": part for kind in ("fp32", "exp_avg", "exp_avg_sq")}
-        save_file({label: part.clone() for label, part in pieces.items()}, checkpoint / f"rank-{rank:05d}.safetensors")
-    about = {"shapes": {f"model.{name}": list(shape) for name, shape in shapes.items()}, "aliases": {}}
-    torch.save({"zero": about}, checkpoint / "state.ckpt")
-    return checkpoint, weights
-
-
 def export(hidden: int = 1536, layers: int = 8, repeats: int = 5) -> list[Row]:
     """One model.safetensors out of a checkpoint under ZeRO, against writing that file from memory."""
     with tempfile.TemporaryDirectory(prefix="bcaudio-") as name:
         folder = Path(name)
-        checkpoint, weights = _zero_checkpoint(folder / "stage", hidden, layers)
+        checkpoint, weights = zero_checkpoint(folder / "stage", hidden, layers)
 
         def ours() -> None:
             shutil.rmtree(folder / "out", ignore_errors=True)
@@ -367,7 +250,7 @@ def fill(steps: int = 200) -> list[Row]:
     rows = []
     for row_tokens in (4096, 8192):
         rng = np.random.default_rng(1)
-        tokens = [_log_normal(rng, 50_000, row_tokens, sigma=sigma) for sigma in (0.6, 1.0)]
+        tokens = [log_normal(rng, 50_000, row_tokens, sigma=sigma) for sigma in (0.6, 1.0)]
         plan = PackPlan(tokens, [[1000] * 50] * 2, [3, 1], rows=64, row_tokens=row_tokens, seed=0)
         made = [plan.step(step) for step in range(steps)]
         filled = sum(row.num_tokens for rows_ in made for row in rows_) / (sum(map(len, made)) * row_tokens)
