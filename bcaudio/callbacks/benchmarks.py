@@ -191,6 +191,6 @@ def _modes(benchmark: Benchmark) -> list[Benchmark]:
     parts = []
     for mode in getattr(benchmark, "modes", ()):
         part = copy.copy(benchmark)
-        part.modes = [mode]  # type: ignore[attr-defined]
+        part.modes = [mode]  # type: ignore[attr-defined]  # it has modes, or it would not be here
         parts.append(part)
     return parts or [benchmark]

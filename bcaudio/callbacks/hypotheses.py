@@ -63,7 +63,7 @@ class HypothesisCallback(L.Callback):
         if self.in_pieces:  # a forward pass waits for all ranks, so each answers the items of all
             batch = replace(batch, items=[item for items in everyones(batch.items) for item in items])
         with same_steps(pl_module):
-            rows = pl_module.transcribe(batch)  # type: ignore[operator]
+            rows = pl_module.transcribe(batch)  # type: ignore[operator]  # setup has looked for it
         if self.in_pieces and rank() > 0:  # rank 0 has counted them
             return
         for (task, language), metric in self.metrics.items():

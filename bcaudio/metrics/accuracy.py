@@ -48,7 +48,7 @@ class ChoiceAccuracy(Accuracy):
     A tie with a wrong one, or a figure that is not a number, is a wrong choice.
     """
 
-    def update(  # type: ignore[override]
+    def update(  # type: ignore[override]  # choices come as their losses, right and wrong
         self, right: Sequence[float], wrong: Sequence[float | Sequence[float]], ids: Sequence[str] | None = None
     ) -> None:
         """Adds one choice per entry, from perplexities (or mean negative log-likelihoods): lower is better.

@@ -28,7 +28,7 @@ class Mean(CountingMetric):
         self.name, self.unit, self._higher_is_better = name, unit, higher_is_better
 
     @property
-    def higher_is_better(self) -> bool | None:  # type: ignore[override]
+    def higher_is_better(self) -> bool | None:  # type: ignore[override]  # given per instance here
         """As it was given."""
         return self._higher_is_better
 
