@@ -68,6 +68,10 @@ def descendants(pid: int) -> Iterator[int]:
         yield from descendants(child)
 
 
+def workers_of(driver: subprocess.Popen[bytes]) -> list[int]:
+    return [pid for pid in children(driver.pid) if "spawn_main" in title(pid)]
+
+
 def title(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
@@ -99,11 +103,15 @@ def test_kill_9_of_driver_and_workers_leaves_the_same_bytes(recipe: Path, expect
     kills, out = {"driver": 0, "worker": 0}, tmp_path / "disturbed-0"
     while sum(kills.values()) < NUM_KILLS:
         driver = start(recipe, out)
-        time.sleep(rng.uniform(0.2, 4.0))
-        workers = [pid for pid in children(driver.pid) if "spawn_main" in title(pid)]
-        if workers and rng.random() < 0.5:
-            kills["worker"] += kill(rng.choice(workers))
-            time.sleep(rng.uniform(0.1, 1.0))
+        if rng.random() < 0.5:
+            while driver.poll() is None and not workers_of(driver):  # a busy machine starts them late
+                time.sleep(0.05)
+            time.sleep(rng.uniform(0.0, 1.0))
+            if workers := workers_of(driver):
+                kills["worker"] += kill(rng.choice(workers))
+                time.sleep(rng.uniform(0.1, 1.0))
+        else:
+            time.sleep(rng.uniform(0.2, 4.0))
         if driver.poll() is None:
             kills["driver"] += kill(driver.pid)
         if driver.wait(60) == 0:  # it was quicker than the kill: begin anew beside it
