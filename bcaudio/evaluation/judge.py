@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,7 +148,7 @@ class Reply:
     error: str = ""
 
 
-class PromptedJudge:
+class PromptedJudge(ABC):
     """A judge that is a language model. An unreadable reply is asked for once more; then there is no verdict.
     An empty hypothesis gets the lowest score unasked.
     """
@@ -185,8 +186,9 @@ class PromptedJudge:
             texts = unread
         return [verdicts[i] for i in range(len(questions))]
 
+    @abstractmethod
     def _replies(self, texts: Sequence[str]) -> list[Reply]:
-        raise NotImplementedError
+        """What the model says to each prompt, in their order."""
 
 
 class OpenAIJudge(PromptedJudge):
